@@ -1,0 +1,190 @@
+"""Named tensors with named dims: what a model takes and gives, and whether an array fits.
+
+One description serves the exporter, the sessions, the server and the packages. Neither torch nor onnx is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import ml_dtypes
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dyndeploy.errors import DynError
+
+Point = Literal["min", "opt", "max"]
+POINTS: tuple[Point, ...] = ("min", "opt", "max")
+
+
+class Dim(BaseModel):
+    """The sizes that a named dim may have.
+
+    Attributes:
+        min, opt, max: smallest size, the size to be fastest at, largest size.
+        multiple: every size is a multiple of it (32 for many detectors).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min: Annotated[int, Field(ge=1)]
+    opt: Annotated[int, Field(ge=1)]
+    max: Annotated[int, Field(ge=1)]
+    multiple: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Dim:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"min <= opt <= max does not hold for {self.min}, {self.opt}, {self.max}")
+        for size in (self.min, self.opt, self.max):
+            if size % self.multiple:
+                raise ValueError(f"{size} is not a multiple of {self.multiple}")
+        return self
+
+    @classmethod
+    def parse(cls, name: str, value: Dim | int | Sequence[int] | Mapping[str, int] | str) -> Dim:
+        """A Dim from (min, opt, max[, multiple]), a mapping, "min:opt:max[:multiple]" or one fixed size.
+
+        Example:
+            >>> Dim.parse("batch", "1:4:8")
+            Dim(min=1, opt=4, max=8, multiple=1)
+
+        Raises:
+            DynError: the value is none of these, or the sizes are not ordered.
+        """
+        try:
+            if isinstance(value, Dim):
+                return value
+            if isinstance(value, str):
+                value = [int(part) for part in value.split(":")]
+            if isinstance(value, int):
+                value = (value, value, value)
+            if isinstance(value, Mapping):
+                return cls(**value)
+            if len(value) not in (3, 4):
+                raise ValueError(f"{len(value)} numbers")
+            return cls(**dict(zip(("min", "opt", "max", "multiple"), value)))
+        except (TypeError, ValueError) as error:
+            reason = _reason(error)
+            raise DynError(
+                f"dims.{name}={value!r} is not a dim.",
+                why=reason,
+                fix=f"{name}=MIN:OPT:MAX or MIN:OPT:MAX:MULTIPLE, for example {name}=1:4:8",
+            ) from None
+
+    def check(self, name: str, size: int) -> None:
+        """Raise DynError when `size` is not allowed."""
+        if not self.min <= size <= self.max:
+            raise DynError(
+                f"{name}={size} is outside {self.min}..{self.max}.", fix=f"Export again with a wider dims.{name}."
+            )
+        if size % self.multiple:
+            raise DynError(f"{name}={size} is not a multiple of {self.multiple}, as dims.{name} says.")
+
+
+def _reason(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        return "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()
+        )
+    return str(error)
+
+
+class TensorSpec(BaseModel):
+    """A named input or output.
+
+    Attributes:
+        name: as in the ONNX file.
+        dtype: NumPy's name ("float32", "float16", "bfloat16", "int64", …).
+        shape: an int, the name of a dim, or (outputs) an expression of dims, per axis.
+        range: realistic values (low, high) of an input; seeded inputs are drawn from it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    dtype: str = "float32"
+    shape: tuple[int | str, ...]
+    range: tuple[float, float] | None = None
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The dtype of arrays of this tensor."""
+        return np.dtype(ml_dtypes.bfloat16) if self.dtype == "bfloat16" else np.dtype(self.dtype)
+
+    def size_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape with each dim's name replaced by its size."""
+        return tuple(d if isinstance(d, int) else sizes[d] for d in self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+def sizes_at(dims: Mapping[str, Dim], point: Point) -> dict[str, int]:
+    """The size of every dim at one point."""
+    return {name: int(getattr(dim, point)) for name, dim in dims.items()}
+
+
+def check_arrays(
+    arrays: Mapping[str, Any], specs: Sequence[TensorSpec], dims: Mapping[str, Dim]
+) -> dict[str, int]:
+    """Check that arrays are what `specs` ask, and return the size of every dim.
+
+    Args:
+        arrays: name -> anything with `shape` and `dtype`.
+        specs: the inputs of a model.
+        dims: the allowed sizes of named dims; a name that is not in it may have any size, the same in all inputs.
+
+    Raises:
+        DynError: an input is missing or unknown, or dtype, rank or a size does not fit; nothing is converted silently.
+    """
+    expected = {spec.name: spec for spec in specs}
+    missing, unknown = expected.keys() - arrays.keys(), arrays.keys() - expected.keys()
+    if missing or unknown:
+        raise DynError(
+            "The inputs given are not those of the model."
+            + (f" Missing: {', '.join(sorted(missing))}." if missing else "")
+            + (f" Unknown: {', '.join(sorted(unknown))}." if unknown else ""),
+            fix="; ".join(map(str, specs)),
+        )
+    sizes: dict[str, int] = {}
+    bound_by: dict[str, str] = {}
+    for name, spec in expected.items():
+        array = arrays[name]
+        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+            raise DynError(f"Input {name} is a {type(array).__name__}.", fix=f"numpy.asarray({name}, '{spec.dtype}')")
+        if np.dtype(array.dtype) != spec.numpy_dtype:
+            raise DynError(f"Input {name} is {array.dtype}, expected {spec.dtype}.", fix=f"{name}.astype('{spec.dtype}')")
+        if len(array.shape) != len(spec.shape):
+            raise DynError(f"Input {name} has shape {list(array.shape)}, expected {len(spec.shape)} dims: {spec}.")
+        for axis, (size, dim) in enumerate(zip(array.shape, spec.shape)):
+            if isinstance(dim, int):
+                if size != dim:
+                    raise DynError(f"Input {name} has size {size} in dim {axis}, expected {dim}: {spec}.")
+                continue
+            if dim in dims:
+                dims[dim].check(dim, size)
+            if sizes.setdefault(dim, size) != size:
+                raise DynError(f"{dim} is {sizes[dim]} in {bound_by[dim]} and {size} in {name}; it must be the same.")
+            bound_by.setdefault(dim, name)
+    return sizes
+
+
+def seeded_arrays(specs: Sequence[TensorSpec], sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Inputs drawn uniformly from each input's range (default: standard normal for floats, 0..1 for integers)."""
+    generator = np.random.default_rng(seed)
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for spec in specs:
+        shape = spec.size_at(sizes)
+        if np.issubdtype(spec.numpy_dtype, np.integer) or spec.dtype == "bool":
+            low, high = spec.range or (0, 1)
+            drawn: np.ndarray[Any, Any] = generator.integers(int(low), int(high), size=shape, endpoint=True)
+        elif spec.range is None:
+            drawn = generator.standard_normal(shape)
+        else:
+            drawn = generator.uniform(*spec.range, size=shape)
+        arrays[spec.name] = drawn.astype(spec.numpy_dtype)
+    return arrays
