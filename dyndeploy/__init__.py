@@ -1,1 +1,84 @@
-"""dyndeploy: from a PyTorch model with content-dependent convolutions to one ONNX file, with proven numbers."""
+"""dyndeploy: from a PyTorch model with content-dependent convolutions to one ONNX file, with proven numbers.
+
+`import dyndeploy` is light: torch, onnx and the runtimes are imported when something first needs them.
+
+    export, export_recipe   a model, or a recipe, becomes a bundle
+    Bundle                  an opened bundle
+    open_session            run a bundle or an ONNX file in one runtime
+    check                   the verdict: every runtime against the float64 reference
+    bench                   latency per runtime
+    inspect                 what an ONNX file consists of, and who runs which op how
+    doctor                  what is installed, and what to type where something is wrong
+    nn                      the layers
+    DynError                the one error type
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dyndeploy import nn
+    from dyndeploy.errors import DynError
+    from dyndeploy.pipeline.bench import bench
+    from dyndeploy.pipeline.bundle import Bundle
+    from dyndeploy.pipeline.check import check
+    from dyndeploy.pipeline.doctor import doctor
+    from dyndeploy.pipeline.export import export
+    from dyndeploy.pipeline.inspect import inspect
+    from dyndeploy.pipeline.recipe import export_recipe
+    from dyndeploy.runtimes import open_session
+
+    __version__: str
+
+_HOME = {
+    "Bundle": "dyndeploy.pipeline.bundle",
+    "DynError": "dyndeploy.errors",
+    "bench": "dyndeploy.pipeline.bench",
+    "check": "dyndeploy.pipeline.check",
+    "doctor": "dyndeploy.pipeline.doctor",
+    "export": "dyndeploy.pipeline.export",
+    "export_recipe": "dyndeploy.pipeline.recipe",
+    "inspect": "dyndeploy.pipeline.inspect",
+    "open_session": "dyndeploy.runtimes",
+}
+
+__all__ = [
+    "Bundle",
+    "DynError",
+    "__version__",
+    "bench",
+    "check",
+    "doctor",
+    "export",
+    "export_recipe",
+    "inspect",
+    "nn",
+    "open_session",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "nn":
+        return importlib.import_module("dyndeploy.nn")
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'dyndeploy' has no attribute {name!r}")
+    globals()[name] = value  # asked once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("dyndeploy")
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+unknown"

@@ -215,7 +215,7 @@ class Body:
         extent = self.Add(self.Mul(dilations, self.Sub(kernel, one)), one)
         out = self.Add(self.Div(self.Sub(self.Shape(windows, start=2), extent), strides), one)
         zero, step = self.number(0), self.number(1)
-        for axis, dim in ((2, 0), (4, 1)):  # the second axis moves back by the two that the first became
+        for axis, dim in ((3, 1), (2, 0)):  # columns are copied one by one: first, while there are fewest
             of = [self.Gather(v, self.number(dim)) for v in (kernel, dilations, out, strides)]
             taps = self.Mul(self.Range(zero, of[0], step), of[1])
             positions = self.Mul(self.Range(zero, of[2], step), of[3])

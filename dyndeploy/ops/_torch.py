@@ -34,6 +34,8 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 def four_pads(value: int | Sequence[int]) -> tuple[int, int, int, int]:
     """(top, left, bottom, right) from one int, two (height, width) or all four."""
+    if not isinstance(value, int) and len(value) not in (2, 4):
+        raise DynError(f"{value!r} is not one int, two (height, width) or four (top, left, bottom, right).")
     if not isinstance(value, int) and len(value) == 4:
         top, left, bottom, right = value
         return (top, left, bottom, right)

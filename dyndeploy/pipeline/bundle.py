@@ -178,6 +178,18 @@ def _write_atomically(path: Path, text: str) -> None:
     os.replace(stream.name, path)
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Refuse a path at which a bundle would overwrite something else; for callers with long work ahead of the export.
+
+    Raises:
+        DynError: `path` exists and is not a bundle.
+    """
+    target = Path(path)
+    if target.exists() and not (target / MANIFEST).is_file():
+        if not target.is_dir() or any(target.iterdir()):
+            raise DynError(f"{target} exists and is not a bundle.", fix="Choose another folder, or remove this one.")
+
+
 @contextmanager
 def new_bundle_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A scratch folder beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
@@ -186,9 +198,7 @@ def new_bundle_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         DynError: `path` exists and is not a bundle: nothing that is not ours is overwritten.
     """
     target = Path(path)
-    if target.exists() and not (target / MANIFEST).is_file():
-        if not target.is_dir() or any(target.iterdir()):
-            raise DynError(f"{target} exists and is not a bundle.", fix="Choose another folder, or remove this one.")
+    check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:

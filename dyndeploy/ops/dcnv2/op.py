@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from dyndeploy.ops._spec import spec_of
 from dyndeploy.ops._torch import four_pads, pair, register
 from dyndeploy.ops.dcnv2 import reference
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 SPEC = spec_of("dcnv2")
 _op = register(SPEC, reference.forward, reference.backward)
@@ -66,4 +71,48 @@ def modulated_deform_conv2d(
         sigmoid,
         mask_scale,
         relu,
+    )
+
+
+def decompose_torchvision(program: ExportedProgram) -> ExportedProgram:
+    """Rewrite calls of torchvision.ops.deform_conv2d as this op, so that models which use it are exported unchanged.
+
+    torchvision takes offsets and masks apart, and no mask for DCNv1.
+    """
+    namespace = getattr(torch.ops, "torchvision", None)
+    overload = getattr(getattr(namespace, "deform_conv2d", None), "default", None)
+    if overload is None or all(node.target is not overload for node in program.graph.nodes):
+        return program
+    return program.run_decompositions({overload: _torchvision_deform_conv2d})
+
+
+def _torchvision_deform_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    bias: Tensor,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    groups: int,
+    offset_groups: int,
+    use_mask: bool,
+) -> Tensor:
+    if not use_mask:
+        mask = offset.new_ones(1).expand(offset.shape[0], offset.shape[1] // 2, *offset.shape[2:])
+    return modulated_deform_conv2d(
+        x,
+        torch.cat([offset, mask], dim=1),
+        weight,
+        bias,
+        stride=(stride_h, stride_w),
+        padding=(pad_h, pad_w),
+        dilation=(dilation_h, dilation_w),
+        groups=groups,
+        offset_groups=offset_groups,
+        sigmoid=False,
     )

@@ -5,6 +5,7 @@ Zhu et al., "Deformable ConvNets v2: More Deformable, Better Results", CVPR 2019
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -94,7 +95,7 @@ def backward(
     samples = _sample(x, offset_mask, kernel, stride, padding, dilation, offset_groups)
     mask = _mask(offset_mask, c, sigmoid, mask_scale, kernel)
     sampled = _interpolate(samples, offset_groups)
-    grad_rows = grad.reshape(n, groups, weight.shape[0] // groups, -1)
+    grad_rows = grad.reshape(n, groups, weight.shape[0] // groups, math.prod(grad.shape[2:]))
     grad_columns = torch.einsum("gok,ngop->ngkp", _rows(weight, groups), grad_rows).reshape(sampled.shape)
     grad_sampled = grad_columns * mask
 
@@ -131,7 +132,8 @@ def _mask(offset_mask: Tensor, channels: int, sigmoid: bool, mask_scale: float, 
     n, total, ho, wo = offset_mask.shape
     mask = offset_mask[:, total // 3 * 2 :]
     mask = mask_scale * (mask.sigmoid() if sigmoid else mask)
-    mask = mask.reshape(n, -1, kernel[0] * kernel[1], ho, wo)
+    taps = kernel[0] * kernel[1]
+    mask = mask.reshape(n, total // 3 // taps, taps, ho, wo)
     return mask.repeat_interleave(channels // mask.shape[1], dim=1)
 
 
@@ -147,6 +149,7 @@ def _sample(
     n, c, height, width = x.shape
     ho, wo = offset_mask.shape[2:]
     taps = kernel[0] * kernel[1]
+    points = taps * ho * wo
     offset = offset_mask[:, : 2 * offset_groups * taps].reshape(n, offset_groups, taps, 2, ho, wo)
 
     def grid(size: int, step: int, pad: int) -> Tensor:
@@ -166,9 +169,10 @@ def _sample(
             exists = (hi >= 0) & (hi < height) & (vj >= 0) & (vj < width)
             # Offsets are unbounded (and may be NaN): only a valid position is converted to int.
             position = torch.where(exists, hi * width + vj, 0.0).long()
-            picked = flat.gather(3, position.reshape(n, offset_groups, 1, -1).expand(-1, -1, flat.shape[2], -1))
-            picked = picked.reshape(n, offset_groups, -1, taps, ho, wo) * exists[:, :, None]
-            values.append(picked.reshape(n, c, taps, ho, wo))
+            picked = flat.gather(3, position.reshape(n, offset_groups, 1, points).expand(-1, -1, flat.shape[2], -1))
+            picked = picked.reshape(n, offset_groups, flat.shape[2], taps, ho, wo)
+            # Not a product: 0 * inf is NaN, and what stands in for a missing neighbour is pixel (0, 0).
+            values.append(torch.where(exists[:, :, None], picked, 0.0).reshape(n, c, taps, ho, wo))
             index.append(position)
             inside.append(exists)
     reached = torch.stack(inside)
@@ -198,12 +202,13 @@ def _interpolate(samples: _Samples, offset_groups: int) -> Tensor:
 
 def _scatter(grad_sampled: Tensor, samples: _Samples, x: Tensor, offset_groups: int) -> Tensor:
     n, c, height, width = x.shape
-    per_group = grad_sampled.reshape(n, offset_groups, c // offset_groups, *grad_sampled.shape[2:])
-    grad_x = torch.zeros(n, offset_groups, c // offset_groups, height * width, dtype=x.dtype, device=x.device)
+    channels, points = c // offset_groups, math.prod(grad_sampled.shape[2:])
+    per_group = grad_sampled.reshape(n, offset_groups, channels, *grad_sampled.shape[2:])
+    grad_x = torch.zeros(n, offset_groups, channels, height * width, dtype=x.dtype, device=x.device)
     for weight, index, inside in zip(_corner_weights(samples), samples.index, samples.inside):
         share = per_group * (weight * inside)[:, :, None]
-        target = index.reshape(n, offset_groups, 1, -1).expand(-1, -1, c // offset_groups, -1)
-        grad_x.scatter_add_(3, target, share.reshape(n, offset_groups, c // offset_groups, -1))
+        target = index.reshape(n, offset_groups, 1, points).expand(-1, -1, channels, -1)
+        grad_x.scatter_add_(3, target, share.reshape(n, offset_groups, channels, points))
     return grad_x.reshape(x.shape)
 
 
@@ -215,15 +220,17 @@ def _offset_gradient(grad_sampled: Tensor, samples: _Samples, offset_groups: int
     slope_y = (1 - dx) * (v10 - v00) + dx * (v11 - v01)
     slope_x = (1 - dy) * (v01 - v00) + dy * (v11 - v10)
     slopes = torch.stack([slope_y, slope_x], dim=3) * grad_sampled[:, :, :, None]
-    return slopes.reshape(n, offset_groups, -1, taps, 2, ho, wo).sum(2).reshape(n, -1, ho, wo)
+    per_group = slopes.reshape(n, offset_groups, c // offset_groups, taps, 2, ho, wo).sum(2)
+    return per_group.reshape(n, 2 * offset_groups * taps, ho, wo)
 
 
 def _mask_gradient(
     grad_mask: Tensor, offset_mask: Tensor, sigmoid: bool, mask_scale: float, offset_groups: int
 ) -> Tensor:
     """[N, G*K, Ho, Wo] from the per-channel gradient of the mask."""
-    n, _, taps, ho, wo = grad_mask.shape
-    total = grad_mask.reshape(n, offset_groups, -1, taps, ho, wo).sum(2).reshape(n, -1, ho, wo) * mask_scale
+    n, c, taps, ho, wo = grad_mask.shape
+    per_group = grad_mask.reshape(n, offset_groups, c // offset_groups, taps, ho, wo).sum(2)
+    total = per_group.reshape(n, offset_groups * taps, ho, wo) * mask_scale
     if sigmoid:
         s = offset_mask[:, offset_mask.shape[1] // 3 * 2 :].sigmoid()
         total = total * s * (1 - s)

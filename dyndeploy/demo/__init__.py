@@ -1,0 +1,125 @@
+"""The demo: a small network with all five layers, trained on handwritten digits, exported, proven and timed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dyndeploy.demo.result import AccuracyRow, DemoResult, TrainingSummary
+
+if TYPE_CHECKING:
+    from dyndeploy.demo.data import Digits
+
+__all__ = ["AccuracyRow", "DemoResult", "TrainingSummary", "run"]
+
+RUNTIMES = ("torch", "onnxruntime")
+BATCHES = (1, 8, 32)
+#: What `export` is told about the network; export/digits/recipe.toml says the same.
+INPUTS = {"image": ["batch", 1, 32, 32]}
+DIMS = {"batch": (1, 8, 32)}
+RANGES = {"image": (0.0, 1.0)}
+OUTPUTS = ["logits"]
+
+
+def run(
+    folder: str | os.PathLike[str],
+    seconds: float = 60.0,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+    *,
+    max_steps: int | None = None,
+) -> DemoResult:
+    """Train the network, export it, check every runtime, and measure accuracy and latency.
+
+    Args:
+        folder: where the bundle is written, as `folder`/digits.
+        seconds: how long to train; export, check and measurement come on top.
+        seed: of the initial weights, the order of the images and their distortion.
+        progress: called with a line to show.
+        max_steps: number of training steps instead of `seconds`.
+
+    Raises:
+        MissingPackageError: torch, ONNX Runtime or scikit-learn is not installed; `dyndeploy[demo]` has them.
+        DynError: `folder`/digits exists and is not a bundle.
+    """
+    import torch
+
+    from dyndeploy.demo.data import load
+    from dyndeploy.demo.network import DigitsNet, dynamic_layers
+    from dyndeploy.demo.train import train
+    from dyndeploy.pipeline.bench import bench
+    from dyndeploy.pipeline.bundle import check_target
+    from dyndeploy.pipeline.check import check
+    from dyndeploy.pipeline.export import export
+
+    tell = progress or (lambda _line: None)
+    start = time.monotonic()
+    target = Path(folder) / "digits"
+    check_target(target)
+    training_data, held_out = load()
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        torch.manual_seed(seed)
+        network = DigitsNet()
+    training = train(network, training_data, seconds, max_steps=max_steps, seed=seed, progress=progress)
+    bundle = export(
+        network,
+        (held_out.images[: DIMS["batch"][1]],),
+        target,
+        inputs=INPUTS,
+        dims=DIMS,
+        outputs=OUTPUTS,
+        ranges=RANGES,
+        progress=tell,
+    )
+    checked = check(bundle.path, progress=tell)
+    accuracy = _accuracy(bundle.path, held_out, tell)
+    latency = []
+    for batch in BATCHES:
+        tell(f"latency at batch {batch}")
+        latency.append(bench(bundle, RUNTIMES, dims={"batch": batch}))
+    return DemoResult(
+        bundle=str(bundle.path),
+        layers=dynamic_layers(network),
+        training=training,
+        check=checked,
+        accuracy=accuracy,
+        latency=tuple(latency),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _accuracy(path: Path, held_out: Digits, tell: Callable[[str], None]) -> tuple[AccuracyRow, ...]:
+    """Every runtime on all held-out images, in batches of several sizes and with remainders."""
+    import numpy as np
+
+    from dyndeploy.runtimes import open_session
+
+    images, labels = held_out.images.numpy(), held_out.labels.numpy()
+    count = len(labels)
+    predicted = {}
+    for runtime in RUNTIMES:
+        tell(f"accuracy of {runtime}")
+        with open_session(path, runtime=runtime) as session:
+            predicted[runtime] = [
+                np.concatenate(
+                    [
+                        session.run({"image": images[first : first + batch]})["logits"].argmax(1)
+                        for first in range(0, count, batch)
+                    ]
+                )
+                for batch in BATCHES
+            ]
+    baseline = predicted[RUNTIMES[0]][0]
+    return tuple(
+        AccuracyRow(
+            runtime=runtime,
+            batches=BATCHES,
+            images=count,
+            correct=min(int((digits == labels).sum()) for digits in by_batch),
+            differ=max(int((digits != baseline).sum()) for digits in by_batch),
+        )
+        for runtime, by_batch in predicted.items()
+    )

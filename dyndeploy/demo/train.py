@@ -1,0 +1,129 @@
+"""Training with dynamic layers: an ordinary loop, plus the two things that the papers ask for.
+
+Predictors of offsets learn ten times slower than the rest (DCNv2), and DGC drops channels step by step, so that the
+saliencies are worth something before they decide.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dyndeploy import nn as dyn
+from dyndeploy.demo.data import Digits, distort
+from dyndeploy.demo.result import TrainingSummary
+
+BATCH = 64
+_RATE = 4e-3
+_PREDICTOR_RATE = 0.1  # of the rate of the others, as the DCNv2 paper
+_WARM_UP = 0.05  # fraction of the training in which the rate rises
+_SMOOTHING = 0.05
+_WINDOW = 20  # steps that a reported loss is the mean of
+
+
+def train(
+    network: nn.Module,
+    data: Digits,
+    seconds: float = 60.0,
+    *,
+    max_steps: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> TrainingSummary:
+    """Train a classifier in place and leave it in eval mode.
+
+    Args:
+        network: [N, 1, H, W] -> logits [N, classes].
+        data: undistorted images; every step sees them distorted anew.
+        seconds: wall time after which the training ends; the schedules follow the clock.
+        max_steps: number of steps instead: the same seed then gives the same weights.
+        seed: of order and distortion. The initial weights are the caller's.
+        progress: called about once a second with a line to show.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(_parameter_groups(network), weight_decay=0.01)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    network.train()
+    losses: list[float] = []
+    start = told = time.monotonic()
+    for images, labels in _batches(data, generator):
+        elapsed = time.monotonic() - start
+        done = len(losses) / max_steps if max_steps else elapsed / seconds
+        if done >= 1:
+            break
+        factor = rate_factor(done)
+        for group, rate in zip(optimizer.param_groups, rates):
+            group["lr"] = rate * factor
+        set_inactive(network, done)
+
+        loss = F.cross_entropy(network(distort(images, generator)), labels, label_smoothing=_SMOOTHING)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if progress and time.monotonic() - told >= 1:
+            told = time.monotonic()
+            progress(f"training: {100 * done:.0f} %, step {len(losses)}, loss {_mean(losses[-_WINDOW:]):.3f}")
+    set_inactive(network, 1.0)
+    network.eval()
+    return TrainingSummary(
+        seconds=time.monotonic() - start,
+        steps=len(losses),
+        epochs=len(losses) * BATCH / len(data.labels),
+        batch=BATCH,
+        images=len(data.labels),
+        parameters=sum(p.numel() for p in network.parameters()),
+        first_loss=_mean(losses[:_WINDOW]),
+        last_loss=_mean(losses[-_WINDOW:]),
+    )
+
+
+def rate_factor(done: float) -> float:
+    """Of the learning rate: a linear rise, then half a cosine to 0; `done` is the fraction of the training."""
+    if done < _WARM_UP:
+        return (done + 1e-3) / _WARM_UP
+    return 0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * (done - _WARM_UP) / (1 - _WARM_UP))).item()
+
+
+def set_inactive(network: nn.Module, done: float) -> None:
+    """Let every DGConv2d drop 0 channels at first, then linearly more, all that it is to drop from 3/4 on."""
+    for layer in network.modules():
+        if isinstance(layer, dyn.DGConv2d):
+            target = round(layer.in_channels * (1 - layer.keep))
+            layer.inactive = round(target * min(max((done - 1 / 12) * 1.5, 0.0), 1.0))
+
+
+def accuracy(network: nn.Module, data: Digits) -> float:
+    """Fraction of the images whose digit is right, 0..1."""
+    with torch.no_grad():
+        return (network(data.images).argmax(1) == data.labels).float().mean().item()
+
+
+def _parameter_groups(network: nn.Module) -> list[dict[str, object]]:
+    slow = {
+        id(p)
+        for layer in network.modules()
+        if isinstance(layer, dyn.ModulatedDeformConv2d)
+        for p in layer.predictor.parameters()
+    }
+    return [
+        {"params": [p for p in network.parameters() if id(p) not in slow], "lr": _RATE},
+        {"params": [p for p in network.parameters() if id(p) in slow], "lr": _RATE * _PREDICTOR_RATE},
+    ]
+
+
+def _batches(data: Digits, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches without end, in an order of their own in every epoch."""
+    while True:
+        order = torch.randperm(len(data.labels), generator=generator)
+        for index in order.split(BATCH):
+            if len(index) == BATCH:
+                yield data.images[index], data.labels[index]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,1 @@
+"""Decoupled dynamic filter (DDF) and its upsampling form (DDF-Up)."""

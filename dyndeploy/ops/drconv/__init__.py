@@ -1,0 +1,1 @@
+"""Dynamic region-aware convolution (DRConv)."""

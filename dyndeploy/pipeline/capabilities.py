@@ -1,0 +1,130 @@
+"""Who runs a custom op how: one rule per runtime, as data.
+
+An ONNX file carries each custom op as a node and as a function body of standard ops. A runtime takes a kernel or
+plugin for the node where it has one, and the body where it has not; what then counts are the ops in the body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a runtime makes of one standard op in a body.
+
+    Attributes:
+        op: the standard op.
+        note: the condition, or what to do instead.
+        dtypes: the dtypes that it concerns; all when empty.
+        blocks: the body cannot run.
+    """
+
+    op: str
+    note: str
+    dtypes: tuple[str, ...] = ()
+    blocks: bool = False
+
+    def applies(self, ops: Collection[str], dtype: str | None) -> bool:
+        """Whether a body of these ops, with tensors of this dtype, meets the limit."""
+        return self.op in ops and (not self.dtypes or dtype in self.dtypes)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one runtime runs custom ops.
+
+    Attributes:
+        runtime: its name.
+        body: it runs the function body.
+        native: what it has for the node itself, if anything.
+        limits: what stands in the body's way, the more special ones first.
+    """
+
+    runtime: str
+    body: bool
+    native: str | None = None
+    limits: tuple[Limit, ...] = ()
+
+
+_ORT_LIMITS = (
+    Limit("DeformConv", "its DeformConv kernel has no bfloat16", ("bfloat16",), blocks=True),
+    Limit("DeformConv", "the DeformConv kernel inside needs onnxruntime >= 1.25"),
+)
+
+RULES: tuple[Rule, ...] = (
+    Rule("torch", body=False, native="torch custom op, in model.pt2"),
+    Rule("onnxruntime", body=True, limits=_ORT_LIMITS),
+    Rule("onnxruntime-cuda", body=True, limits=_ORT_LIMITS),
+    Rule(
+        "tensorrt",
+        body=True,
+        native="plugin",
+        limits=(
+            Limit("DeformConv", "its DeformConv importer has no bfloat16", ("bfloat16",), blocks=True),
+            Limit("DeformConv", "DeformConv importer: pads equal at both ends"),
+        ),
+    ),
+    Rule(
+        "tensorrt-rtx",
+        body=True,
+        native="plugin",
+        limits=(
+            Limit(
+                "DeformConv", "no DeformConv importer: for a body, export with --body gridsample", blocks=True
+            ),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How one runtime runs one op.
+
+    Attributes:
+        runtime: its name.
+        how: "function body", "plugin or function body", …
+        note: a condition of it, or why a way is closed; empty when there is nothing to say.
+        runs: whether there is any way.
+    """
+
+    runtime: str
+    how: str
+    note: str
+    runs: bool
+
+    def __str__(self) -> str:
+        return f"{self.how} ({self.note})" if self.note else self.how
+
+
+def executions(body: Collection[str] | None, dtype: str | None) -> tuple[Execution, ...]:
+    """How every runtime runs an op.
+
+    Args:
+        body: the standard ops of its function body; None when the file has no body for it.
+        dtype: of the op's tensors; None when it is not known.
+
+    Example:
+        >>> for way in executions(["DeformConv", "Split"], "float32"):
+        ...     print(f"{way.runtime}: {way}")
+        torch: torch custom op, in model.pt2
+        onnxruntime: function body (the DeformConv kernel inside needs onnxruntime >= 1.25)
+        onnxruntime-cuda: function body (the DeformConv kernel inside needs onnxruntime >= 1.25)
+        tensorrt: plugin or function body (DeformConv importer: pads equal at both ends)
+        tensorrt-rtx: plugin (no DeformConv importer: for a body, export with --body gridsample)
+    """
+    return tuple(_execution(rule, body, dtype) for rule in RULES)
+
+
+def _execution(rule: Rule, body: Collection[str] | None, dtype: str | None) -> Execution:
+    note, body_runs = "", rule.body
+    if rule.body and body is None:
+        note, body_runs = "the file has no function body for it", False
+    elif rule.body and body is not None:
+        limit = next((x for x in rule.limits if x.applies(body, dtype)), None)
+        if limit:
+            note, body_runs = limit.note, not limit.blocks
+    ways = [way for way in (rule.native, "function body" if body_runs else None) if way]
+    return Execution(rule.runtime, " or ".join(ways) or "not at all", note, runs=bool(ways))

@@ -1,0 +1,324 @@
+"""From a module and example inputs to a torch.export program with named inputs, outputs and dims."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+import dyndeploy.ops.all  # noqa: F401
+from dyndeploy.errors import DynError
+from dyndeploy.ops.dcnv2.op import decompose_torchvision
+from dyndeploy.tensors import Dim, TensorSpec, seeded_arrays
+
+ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+Shape = Sequence[int | str]
+DimValue = Dim | int | Sequence[int] | Mapping[str, int] | str
+
+
+@dataclass
+class Traced:
+    """A traced model.
+
+    Attributes:
+        program: the exported program.
+        inputs: specs of the inputs, in the program's order; dims that can take one size only are ints.
+        output_names: names of the outputs, in the program's order.
+        dims: the named dims that can take more than one size.
+        symbols: torch's symbol (s77) -> expression of a dim's name.
+    """
+
+    program: ExportedProgram
+    inputs: list[TensorSpec]
+    output_names: list[str]
+    dims: dict[str, Dim]
+    symbols: dict[str, str]
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    inputs: Mapping[str, Shape] | None = None,
+    dims: Mapping[str, DimValue] | None = None,
+    outputs: Sequence[str] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    seed: int = 0,
+) -> Traced:
+    """Run torch.export on the model in eval mode, with dynamic dims where `inputs` names them.
+
+    Arguments as in `dyndeploy.export`. The model's training flags are as before when it returns.
+
+    Raises:
+        DynError: names, shapes or dims do not fit each other or the model.
+    """
+    _check_model(model)
+    examples, keywords = _flat_examples(example_inputs)
+    names = _input_names(model, examples, keywords, inputs)
+    specs, sizes = _specs(names, examples, inputs, dims, ranges)
+    flexible = {name: dim for name, dim in sizes.items() if dim.min < dim.max}
+    arguments = _trace_arguments(specs, sizes, seed)
+    args = tuple(arguments[len(keywords) :] if keywords else arguments)
+    kwargs = dict(zip(keywords, arguments)) if keywords else {}
+    if keywords:
+        args = ()
+    with _eval_mode(model):
+        with torch.no_grad():
+            results = model(*args, **kwargs)
+        output_names = _output_names(results, outputs)
+        program = _export(model, args, kwargs, keywords, specs, flexible)
+        _compare(program, args, kwargs, results)
+    return Traced(
+        program,
+        [
+            spec.model_copy(
+                update={"shape": tuple(sizes[d].min if isinstance(d, str) and d not in flexible else d for d in spec.shape)}
+            )
+            for spec in specs
+        ],
+        output_names,
+        flexible,
+        _symbols(program, specs, flexible),
+    )
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise DynError(f"export takes an nn.Module, got {type(model).__name__}.")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise DynError(
+                f"{name} is {tensor.dtype}; export takes a float32 model and casts the graph.",
+                fix="model.float(), and precision='fp16' or 'bf16'",
+            )
+        if tensor.device.type != "cpu":
+            raise DynError(f"{name} is on {tensor.device}; export traces on the CPU.", fix="model.cpu()")
+
+
+def _flat_examples(example_inputs: ExampleInputs) -> tuple[list[Tensor], list[str]]:
+    """The example tensors in order, and the keywords they are passed by (none for positional)."""
+    keywords: list[str] = []
+    if isinstance(example_inputs, Tensor):
+        tensors: list[Any] = [example_inputs]
+    elif isinstance(example_inputs, Mapping):
+        keywords, tensors = list(example_inputs), list(example_inputs.values())
+    else:
+        tensors = list(example_inputs)
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise DynError(
+                f"example_inputs holds a {type(tensor).__name__}.",
+                fix="A tensor, a tuple of tensors, or a dict from argument name to tensor.",
+            )
+    return tensors, keywords
+
+
+def _input_names(
+    model: nn.Module, examples: Sequence[Tensor], keywords: Sequence[str], inputs: Mapping[str, Shape] | None
+) -> list[str]:
+    if keywords:
+        if inputs is not None and set(inputs) != set(keywords):
+            raise DynError(f"inputs names {sorted(inputs)}, example_inputs {sorted(keywords)}.", fix="Use one set of names.")
+        return list(keywords)
+    if inputs is not None:
+        if len(inputs) != len(examples):
+            raise DynError(f"inputs names {len(inputs)} tensors, example_inputs holds {len(examples)}.")
+        return list(inputs)
+    parameters = list(inspect.signature(model.forward).parameters)
+    return parameters[: len(examples)] if len(parameters) >= len(examples) else [f"input_{i}" for i in range(len(examples))]
+
+
+def _specs(
+    names: Sequence[str],
+    examples: Sequence[Tensor],
+    inputs: Mapping[str, Shape] | None,
+    dims: Mapping[str, DimValue] | None,
+    ranges: Mapping[str, tuple[float, float]] | None,
+) -> tuple[list[TensorSpec], dict[str, Dim]]:
+    sizes = {name: Dim.parse(name, value) for name, value in (dims or {}).items()}
+    unknown = sorted(set(ranges or {}) - set(names))
+    if unknown:
+        raise DynError(f"ranges names {', '.join(unknown)}, which is no input.", fix=f"one of {', '.join(names)}")
+    if inputs is None and sizes and set(sizes) != {"batch"}:
+        raise DynError(
+            f"dims names {', '.join(sizes)}, but nothing says where they stand.",
+            fix=f'inputs={{"{names[0]}": ["batch", 3, "height", "width"]}}',
+        )
+    specs, used = [], set()
+    for name, example in zip(names, examples):
+        if inputs is not None:
+            shape = tuple(inputs[name])
+        elif sizes:  # "batch" alone is the first dim of every input
+            shape = ("batch", *example.shape[1:])
+        else:
+            shape = tuple(example.shape)
+        if len(shape) != example.dim():
+            raise DynError(f"inputs.{name} has {len(shape)} dims, the example {example.dim()}: {list(example.shape)}.")
+        for axis, (dim, size) in enumerate(zip(shape, example.shape)):
+            if isinstance(dim, str):
+                used.add(dim)
+                if dim not in sizes:
+                    raise DynError(
+                        f"inputs.{name} has a dim {dim!r} that dims does not define.",
+                        fix=f'dims={{"{dim}": (1, {size}, {2 * size})}}',
+                    )
+            elif dim != size:
+                raise DynError(f"inputs.{name} says {dim} for dim {axis}, the example has {size}.")
+        specs.append(
+            TensorSpec(
+                name=name,
+                dtype=str(example.dtype).removeprefix("torch."),
+                shape=shape,
+                range=(ranges or {}).get(name) or _range(example),
+            )
+        )
+    unused = sorted(set(sizes) - used)
+    if unused:
+        raise DynError(f"dims defines {', '.join(unused)}, which no input uses.", fix="Name it in inputs, or leave it out.")
+    return specs, sizes
+
+
+def _range(example: Tensor) -> tuple[float, float] | None:
+    """The example's own range, when it says anything: realistic values for the inputs that the bundle keeps."""
+    if example.dtype == torch.bool or example.numel() == 0:
+        return None
+    low, high = float(example.min()), float(example.max())
+    return (low, high) if low < high else None
+
+
+def _trace_arguments(specs: Sequence[TensorSpec], sizes: Mapping[str, Dim], seed: int) -> list[Tensor]:
+    """Tensors to trace with. A size of 1 would be taken for a constant by torch.export, so a larger one is used."""
+    traced = {name: dim.opt if dim.opt > 1 else dim.max for name, dim in sizes.items()}
+    return [torch.from_numpy(a) for a in seeded_arrays(specs, traced, seed).values()]
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _output_names(results: Any, outputs: Sequence[str] | None) -> list[str]:
+    leaves = pytree.tree_flatten_with_path(results)[0]
+    for _, leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise DynError(f"The model returns a {type(leaf).__name__} among its outputs; only tensors can be exported.")
+    if outputs is not None:
+        if len(outputs) != len(leaves) or len(set(outputs)) != len(outputs):
+            raise DynError(f"outputs={list(outputs)}, but the model returns {len(leaves)} tensors.")
+        return list(outputs)
+    names = ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in leaves]
+    if len(names) == 1 and not names[0]:
+        return ["output"]
+    return [f"output_{name}" if name[:1].isdigit() else name for name in names]
+
+
+def _export(
+    model: nn.Module,
+    args: tuple[Tensor, ...],
+    kwargs: dict[str, Tensor],
+    keywords: Sequence[str],
+    specs: Sequence[TensorSpec],
+    flexible: Mapping[str, Dim],
+) -> ExportedProgram:
+    torch_dims: dict[str, Any] = {}
+    for name, dim in flexible.items():
+        if dim.multiple == 1:
+            torch_dims[name] = torch.export.Dim(name, min=dim.min, max=dim.max)
+        else:
+            part = torch.export.Dim(f"_{name}", min=dim.min // dim.multiple, max=dim.max // dim.multiple)
+            torch_dims[name] = dim.multiple * part
+    shapes = [{axis: torch_dims[d] for axis, d in enumerate(s.shape) if d in torch_dims} for s in specs]
+    dynamic_shapes: Any = dict(zip(keywords, shapes)) if keywords else tuple(shapes)
+    if not keywords:
+        dynamic_shapes = _for_signature(model, shapes)
+    try:
+        with quiet():
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+            program = decompose_torchvision(program)
+    except Exception as error:
+        message = str(error)
+        if "Constraints violated" in message or "ConstraintViolation" in type(error).__name__:
+            raise DynError(
+                "The model does not take every size that dims allows.",
+                why=_first_lines(message),
+                fix="Narrow the dim, give a multiple as its fourth number (height=224:800:1344:32), or fix the size.",
+            ) from error
+        raise DynError("torch.export cannot trace the model.", why=_first_lines(message)) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it holds paths of this machine
+    return program
+
+
+def _for_signature(model: nn.Module, shapes: Sequence[dict[int, Any]]) -> Any:
+    """dynamic_shapes in the structure of forward's parameters: *args collects what is left."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    for index, parameter in enumerate(parameters):
+        if parameter.kind == inspect.Parameter.VAR_POSITIONAL:
+            return (*shapes[:index], tuple(shapes[index:]))
+    return tuple(shapes)
+
+
+def _first_lines(message: str, count: int = 12) -> str:
+    lines = [line for line in message.strip().splitlines() if line.strip()]
+    return "\n    ".join(lines[:count])
+
+
+def _compare(program: ExportedProgram, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], results: Any) -> None:
+    """The program must compute what the module does: custom code can look different to a tracer."""
+    with torch.no_grad():
+        traced = program.module()(*args, **kwargs)
+    for actual, expected in zip(pytree.tree_leaves(traced), pytree.tree_leaves(results)):
+        if not expected.is_floating_point():
+            same = torch.equal(actual, expected)
+        else:
+            scale = float(expected.abs().max()) or 1.0
+            same = bool(torch.allclose(actual, expected, rtol=1e-3, atol=1e-3 * scale, equal_nan=True))
+        if not same:
+            raise DynError(
+                "The traced program computes something else than the model.",
+                why="forward depends on something that tracing freezes: random numbers, Python state, or data.",
+            )
+
+
+def _symbols(program: ExportedProgram, specs: Sequence[TensorSpec], flexible: Mapping[str, Dim]) -> dict[str, str]:
+    symbols: dict[str, str] = {}
+    user_inputs = set(program.graph_signature.user_inputs)
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in user_inputs]
+    for spec, node in zip(specs, placeholders):
+        for dim, size in zip(spec.shape, node.meta["val"].shape):
+            if isinstance(dim, str) and dim in flexible:
+                expression = size.node.expr
+                (symbol,) = expression.free_symbols
+                multiple = flexible[dim].multiple
+                symbols[str(symbol)] = dim if multiple == 1 else f"({dim}//{multiple})"
+    return symbols
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what torch says about itself while it exports; warnings of the model's own code still show."""
+    import logging
+
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)  # "torchvision is not installed"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        registration.setLevel(level)

@@ -1,0 +1,65 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from dyndeploy import demo
+from dyndeploy.errors import DynError
+from dyndeploy.pipeline.bundle import Bundle
+from dyndeploy.pipeline.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    lines = []
+    torch.manual_seed(7)
+    result = demo.run(tmp_path_factory.mktemp("demo"), max_steps=4, progress=lines.append)
+    assert lines
+    assert torch.initial_seed() == 7
+    return result
+
+
+def test_the_bundle_is_there(result):
+    bundle = Bundle.open(result.bundle)
+    assert bundle.name == "digits"
+    assert {record.folder for record in bundle.manifest.ops} == {"dcnv2", "ddf", "drconv", "dgc"}
+    assert len(result.layers) == 5
+
+
+def test_every_runtime_agrees(result):
+    assert [row.runtime for row in result.accuracy] == ["torch", "onnxruntime"]
+    for row in result.accuracy:
+        assert row.images == 450
+        assert all(row.images % batch for batch in row.batches if batch > 1), "no batch leaves a remainder"
+        # four steps teach nothing: what counts is that the digits are the same ones
+        assert row.differ <= 2
+    assert result.accuracy[0].accuracy == pytest.approx(result.accuracy[1].accuracy, abs=0.01)
+
+
+def test_latency_of_every_runtime_at_every_batch(result):
+    assert [bench.sizes["batch"] for bench in result.latency] == [1, 8, 32]
+    for bench in result.latency:
+        assert [row.runtime for row in bench.rows] == ["torch", "onnxruntime"]
+        assert all(row.median_ms > 0 for row in bench.rows)
+
+
+def test_it_is_json(result):
+    again = json.loads(json.dumps(dataclasses.asdict(result)))
+    assert again["training"]["steps"] == 4
+
+
+def test_the_recipe_says_what_the_demo_says():
+    recipe = Recipe.load("export/digits")
+    assert {i.name: list(i.shape) for i in recipe.inputs} == demo.INPUTS
+    assert {i.name: i.range for i in recipe.inputs} == demo.RANGES
+    assert {n: (d.min, d.opt, d.max) for n, d in recipe.file.dims.items()} == demo.DIMS
+    assert recipe.file.outputs.names == demo.OUTPUTS
+
+
+def test_a_folder_that_is_not_a_bundle_is_refused(tmp_path):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "letter.txt").write_text("mine")
+    with pytest.raises(DynError, match="not a bundle"):
+        demo.run(tmp_path, max_steps=1)
+    assert (tmp_path / "digits" / "letter.txt").read_text() == "mine"
