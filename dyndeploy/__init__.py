@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -78,7 +77,9 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
+    from importlib import metadata
+
     try:
-        return importlib.metadata.version("dyndeploy")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return metadata.version("dyndeploy")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
         return "0+unknown"

@@ -53,6 +53,7 @@ class Dim(BaseModel):
         Raises:
             DynError: the value is none of these, or the sizes are not ordered.
         """
+        given = value
         try:
             if isinstance(value, Dim):
                 return value
@@ -68,7 +69,7 @@ class Dim(BaseModel):
         except (TypeError, ValueError) as error:
             reason = _reason(error)
             raise DynError(
-                f"dims.{name}={value!r} is not a dim.",
+                f"dims.{name}={given!r} is not a dim.",
                 why=reason,
                 fix=f"{name}=MIN:OPT:MAX or MIN:OPT:MAX:MULTIPLE, for example {name}=1:4:8",
             ) from None
@@ -88,7 +89,8 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, ValidationError):
         return "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" if e["loc"] else e["msg"].removeprefix("Value error, ")
+            for e in error.errors()
         )
     return str(error)
 
@@ -128,9 +130,7 @@ def sizes_at(dims: Mapping[str, Dim], point: Point) -> dict[str, int]:
     return {name: int(getattr(dim, point)) for name, dim in dims.items()}
 
 
-def check_arrays(
-    arrays: Mapping[str, Any], specs: Sequence[TensorSpec], dims: Mapping[str, Dim]
-) -> dict[str, int]:
+def check_arrays(arrays: Mapping[str, Any], specs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> dict[str, int]:
     """Check that arrays are what `specs` ask, and return the size of every dim.
 
     Args:
@@ -154,10 +154,12 @@ def check_arrays(
     bound_by: dict[str, str] = {}
     for name, spec in expected.items():
         array = arrays[name]
-        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+        if not _is_array(array):
             raise DynError(f"Input {name} is a {type(array).__name__}.", fix=f"numpy.asarray({name}, '{spec.dtype}')")
         if np.dtype(array.dtype) != spec.numpy_dtype:
-            raise DynError(f"Input {name} is {array.dtype}, expected {spec.dtype}.", fix=f"{name}.astype('{spec.dtype}')")
+            raise DynError(
+                f"Input {name} is {array.dtype}, expected {spec.dtype}.", fix=f"{name}.astype('{spec.dtype}')"
+            )
         if len(array.shape) != len(spec.shape):
             raise DynError(f"Input {name} has shape {list(array.shape)}, expected {len(spec.shape)} dims: {spec}.")
         for axis, (size, dim) in enumerate(zip(array.shape, spec.shape)):
@@ -171,6 +173,15 @@ def check_arrays(
                 raise DynError(f"{dim} is {sizes[dim]} in {bound_by[dim]} and {size} in {name}; it must be the same.")
             bound_by.setdefault(dim, name)
     return sizes
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it has a shape and a dtype that NumPy knows (a torch.Tensor has not)."""
+    try:
+        np.dtype(value.dtype)
+    except (AttributeError, TypeError):
+        return False
+    return hasattr(value, "shape")
 
 
 def seeded_arrays(specs: Sequence[TensorSpec], sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -1,4 +1,4 @@
-"""Handwritten digits: real images that a package carries, enlarged and distorted until they are no longer easy.
+"""Handwritten digits: real images that a package carries, enlarged and distorted.
 
 scikit-learn's `load_digits`: 1797 images of 8x8 pixels, from "Optical Recognition of Handwritten Digits"
 (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998).
@@ -48,9 +48,7 @@ def load() -> tuple[Digits, Digits]:
     except ImportError:
         raise MissingPackageError("scikit-learn", "The demo's data", "demo") from None
     pixels, labels = load_digits(return_X_y=True)
-    parts = train_test_split(
-        pixels, labels, test_size=_HELD_OUT_FRACTION, stratify=labels, random_state=_HELD_OUT_SEED
-    )
+    parts = train_test_split(pixels, labels, test_size=_HELD_OUT_FRACTION, stratify=labels, random_state=_HELD_OUT_SEED)
     train_pixels, test_pixels, train_labels, test_labels = (torch.from_numpy(part) for part in parts)
     generator = torch.Generator().manual_seed(_HELD_OUT_SEED)
     return (

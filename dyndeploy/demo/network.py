@@ -1,4 +1,4 @@
-"""The network of the demo: five dynamic layers in a row, each where it makes sense, and small enough for a CPU."""
+"""The network of the demo: five dynamic layers in a row, each where it makes sense."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DigitsNet(nn.Module):
             nn.BatchNorm2d(wide),
             nn.ReLU(),
         )
-        # Each image drops the half of the channels that it does not need. Pre-activation: BatchNorm and ReLU are inside.
+        # Each image drops the channels that it does not need. The layer begins with a BatchNorm and a ReLU.
         self.select = nn.Sequential(
             dyn.DGConv2d(wide, widest, 3, padding=1, keep=0.5), nn.BatchNorm2d(widest), nn.ReLU()
         )

@@ -44,8 +44,8 @@ class AccuracyRow:
         batches: the batch sizes; with each, all images are run, the last batch with what remains.
         images: held-out images.
         correct: images whose digit is right, the fewest over the batch sizes.
-        differ: images for which another digit is predicted than by torch at the first batch size, the most over
-            the batch sizes.
+        differ: images that get another digit than from torch at the first batch size, the most over the batch
+            sizes.
     """
 
     runtime: str

@@ -1,11 +1,12 @@
 """Training with dynamic layers: an ordinary loop, plus the two things that the papers ask for.
 
-Predictors of offsets learn ten times slower than the rest (DCNv2), and DGC drops channels step by step, so that the
-saliencies are worth something before they decide.
+Predictors of offsets learn ten times slower than the rest (DCNv2), and DGC drops channels step by step, so
+that the saliencies are worth something before they decide.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -23,6 +24,7 @@ _PREDICTOR_RATE = 0.1  # of the rate of the others, as the DCNv2 paper
 _WARM_UP = 0.05  # fraction of the training in which the rate rises
 _SMOOTHING = 0.05
 _WINDOW = 20  # steps that a reported loss is the mean of
+_TELL_EVERY = 0.05  # fraction of the training
 
 
 def train(
@@ -42,15 +44,16 @@ def train(
         seconds: wall time after which the training ends; the schedules follow the clock.
         max_steps: number of steps instead: the same seed then gives the same weights.
         seed: of order and distortion. The initial weights are the caller's.
-        progress: called about once a second with a line to show.
+        progress: called now and then with a line to show.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(_parameter_groups(network), weight_decay=0.01)
     rates = [group["lr"] for group in optimizer.param_groups]
     network.train()
     losses: list[float] = []
-    start = told = time.monotonic()
-    for images, labels in _batches(data, generator):
+    batch = min(BATCH, len(data.labels))
+    told, start = 0.0, time.monotonic()
+    for images, labels in _batches(data, batch, generator):
         elapsed = time.monotonic() - start
         done = len(losses) / max_steps if max_steps else elapsed / seconds
         if done >= 1:
@@ -62,19 +65,19 @@ def train(
 
         loss = F.cross_entropy(network(distort(images, generator)), labels, label_smoothing=_SMOOTHING)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
-        if progress and time.monotonic() - told >= 1:
-            told = time.monotonic()
-            progress(f"training: {100 * done:.0f} %, step {len(losses)}, loss {_mean(losses[-_WINDOW:]):.3f}")
+        if progress and done >= told:
+            told += _TELL_EVERY
+            progress(f"training {100 * done:.0f} %, loss {_mean(losses[-_WINDOW:]):.2f}")
     set_inactive(network, 1.0)
     network.eval()
     return TrainingSummary(
         seconds=time.monotonic() - start,
         steps=len(losses),
-        epochs=len(losses) * BATCH / len(data.labels),
-        batch=BATCH,
+        epochs=len(losses) * batch / len(data.labels),
+        batch=batch,
         images=len(data.labels),
         parameters=sum(p.numel() for p in network.parameters()),
         first_loss=_mean(losses[:_WINDOW]),
@@ -83,10 +86,10 @@ def train(
 
 
 def rate_factor(done: float) -> float:
-    """Of the learning rate: a linear rise, then half a cosine to 0; `done` is the fraction of the training."""
+    """Of the learning rate: a linear rise, then half a cosine to 0; `done` is the fraction of training."""
     if done < _WARM_UP:
         return (done + 1e-3) / _WARM_UP
-    return 0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * (done - _WARM_UP) / (1 - _WARM_UP))).item()
+    return 0.5 + 0.5 * math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP))
 
 
 def set_inactive(network: nn.Module, done: float) -> None:
@@ -100,7 +103,8 @@ def set_inactive(network: nn.Module, done: float) -> None:
 def accuracy(network: nn.Module, data: Digits) -> float:
     """Fraction of the images whose digit is right, 0..1."""
     with torch.no_grad():
-        return (network(data.images).argmax(1) == data.labels).float().mean().item()
+        correct: Tensor = network(data.images).argmax(1) == data.labels
+    return correct.float().mean().item()
 
 
 def _parameter_groups(network: nn.Module) -> list[dict[str, object]]:
@@ -116,13 +120,13 @@ def _parameter_groups(network: nn.Module) -> list[dict[str, object]]:
     ]
 
 
-def _batches(data: Digits, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(data: Digits, batch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches without end, in an order of their own in every epoch."""
     while True:
         order = torch.randperm(len(data.labels), generator=generator)
-        for index in order.split(BATCH):
-            if len(index) == BATCH:
-                yield data.images[index], data.labels[index]
+        for first in range(0, len(order) - batch + 1, batch):
+            index = order[first : first + batch]
+            yield data.images[index], data.labels[index]
 
 
 def _mean(values: list[float]) -> float:

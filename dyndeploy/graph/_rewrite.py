@@ -60,18 +60,16 @@ def add_constant(graph: ir.Graph, array: Array, stem: str) -> ir.Value:
     while name in graph.initializers:
         count += 1
         name = f"{stem}_{count}"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
 
 def only_consumer(value: ir.Value) -> ir.Node | None:
     """The single node that uses `value`; None when there are more, or when it is an output of the graph."""
-    uses = value.uses()
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+    consumers = [use.node for use in value.uses()]
+    return consumers[0] if len(consumers) == 1 and not value.is_graph_output() else None
 
 
 def absorb(node: ir.Node, consumer: ir.Node) -> None:

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from dyndeploy.errors import DynError
 from dyndeploy.graph._rewrite import add_constant, constant, custom_spec, require_no_bodies
@@ -22,7 +23,7 @@ _FLOAT = ir.DataType.FLOAT
 
 
 class CastPrecision(ir.passes.InPlacePass):
-    """Turn a float32 graph into a float16 or bfloat16 one. Precision is a property of the graph, never of a builder flag.
+    """Turn a float32 graph into a float16 or bfloat16 one. Precision is a property of the graph, not a flag.
 
     1. Inputs and outputs keep float32, with a Cast behind and before, unless `io` is the low precision too.
     2. Every float32 tensor becomes low, except the inputs and outputs of nodes that are kept in float32:
@@ -72,6 +73,7 @@ class CastPrecision(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Cast the graph."""
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         graph = model.graph
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self._opset = model.opset_imports[""]
@@ -82,8 +84,8 @@ class CastPrecision(ir.passes.InPlacePass):
         initializers = {v for v in graph.initializers.values() if v.dtype == _FLOAT}
 
         if self.low_io:
-            for value in inputs:
-                value.type = ir.TensorType(self.low)
+            for fed in inputs:
+                fed.type = ir.TensorType(self.low)
         for node in nodes:
             reason = self._reason(node, initializers)
             if reason:
@@ -93,15 +95,15 @@ class CastPrecision(ir.passes.InPlacePass):
             for index, value in enumerate(node.inputs):
                 if value is None or not (value in initializers or value in floats or value in inputs):
                     continue
-                wanted = self.low if not reason and self._allows_low(node, index, "inputs") else _FLOAT
-                node.replace_input_with(index, self._as(graph, value, wanted))
-            for index, value in enumerate(node.outputs):
-                if value in floats and not reason and self._allows_low(node, index, "outputs"):
-                    value.type = ir.TensorType(self.low)
-        for index, value in enumerate(outputs):
-            wanted = self.low if self.low_io else _FLOAT
-            if value.dtype != wanted:
-                self._cast_output(graph, graph.outputs.index(value), wanted)
+                needed = self.low if not reason and self._allows_low(node, index, "inputs") else _FLOAT
+                node.replace_input_with(index, self._as(graph, value, needed))
+            for index, made in enumerate(node.outputs):
+                if made in floats and not reason and self._allows_low(node, index, "outputs"):
+                    made.type = ir.TensorType(self.low)
+        wanted = self.low if self.low_io else _FLOAT
+        for result in outputs:
+            if result.dtype != wanted:
+                self._cast_output(graph, graph.outputs.index(result), wanted)
         return ir.passes.PassResult(model, True)
 
     def _reason(self, node: ir.Node, initializers: Collection[ir.Value]) -> str | None:
@@ -135,16 +137,14 @@ class CastPrecision(ir.passes.InPlacePass):
         return _allows(node.op_type, node.domain, self._opset, side, index, self.low.name)
 
     def _retype_attributes(self, node: ir.Node) -> None:
-        """Cast(to=float32) and constants that are made in a node."""
+        """Cast(to=float32), and ConstantOfShape, whose default is a float32 zero."""
         to = node.attributes.get("to") or node.attributes.get("dtype")
         if to is not None and to.value == int(_FLOAT):
             node.attributes[to.name] = ir.AttrInt64(to.name, int(self.low))
         tensor = node.attributes.get("value")
-        if tensor is not None and node.op_type in ("Constant", "ConstantOfShape") and tensor.value.dtype == _FLOAT:
-            array = tensor.value.numpy().astype(self._numpy)
-            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
-        elif node.op_type == "ConstantOfShape" and tensor is None:
-            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(np.zeros(1, self._numpy)))
+        if node.op_type == "ConstantOfShape" and (tensor is None or tensor.value.dtype == _FLOAT):
+            array = np.zeros(1) if tensor is None else tensor.value.numpy()
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array.astype(self._numpy)))
 
     def _as(self, graph: ir.Graph, value: ir.Value, wanted: ir.DataType) -> ir.Value:
         """The value in the wanted precision: itself, a converted initializer, or a Cast behind its producer."""
@@ -182,7 +182,7 @@ class CastPrecision(ir.passes.InPlacePass):
         node.outputs[0].name = name
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _allows(op_type: str, domain: str, opset: int, side: str, index: int, dtype: str) -> bool:
     """Whether ONNX's schema allows the dtype there."""
     schema = onnx.defs.get_schema(op_type, opset, domain)

@@ -23,13 +23,13 @@ from dyndeploy.ops._spec import OpSpec
 
 
 class FoldBatchNorm(ir.passes.InPlacePass):
-    """A BatchNormalization that alone follows a custom op moves into the op's constants, where the algebra allows it.
+    """A BatchNormalization that alone follows a custom op moves into the op's constants, if the algebra allows it.
 
     y -> scale * y + shift, per output channel:
 
     1. ModulatedDeformConv2d: rows of W and B.
     2. DynamicGroupConv2d: rows of W and B, through the permutation of the channel shuffle.
-    3. DynamicRegionAwareConv2d: the filters are computed, but linearly from constants: the rows of the bases (MatMul) or
+    3. DynamicRegionAwareConv2d: the filters are computed, but linearly from constants: rows of the bases (MatMul) or
        of the generator's last convolution; and B.
     4. DecoupledDynamicFilter with combine "mul": the scale moves into channel_gain; the op has no bias, so the shift
        remains as one Add. With combine "add" the output is not linear in one of the filters: the node stays.
@@ -72,7 +72,7 @@ def _affine(norm: ir.Node) -> tuple[Array, Array] | None:
 def _replace(node: ir.Node, spec: OpSpec, tensor: str, array: Array) -> None:
     assert node.graph is not None
     old = input_of(node, spec, tensor)
-    new = add_constant(node.graph, array.astype(np.float32), f"{old.name}.folded")  # type: ignore[arg-type]
+    new = add_constant(node.graph, array.astype(np.float32), f"{old.name}.folded")
     set_input(node, spec, tensor, new)
 
 
@@ -126,7 +126,7 @@ def _fold_generated(node: ir.Node, spec: OpSpec, scale: Array, shift: Array) -> 
 def _replace_input(node: ir.Node, index: int, array: Array) -> None:
     old = node.inputs[index]
     assert node.graph is not None and old is not None
-    node.replace_input_with(index, add_constant(node.graph, array.astype(np.float32), f"{old.name}.folded"))  # type: ignore[arg-type]
+    node.replace_input_with(index, add_constant(node.graph, array.astype(np.float32), f"{old.name}.folded"))
     # What the generator computes is no longer what the program's node of that name does.
     node.metadata_props.pop(REFERENCE, None)
     for use in node.outputs[0].uses():
@@ -148,7 +148,7 @@ def _replace_by_add(node: ir.Node, norm: ir.Node, shift: Array) -> None:
     graph, old = norm.graph, norm.outputs[0]
     assert graph is not None
     node.metadata_props.pop(REFERENCE, None)  # the op's own output is scaled now
-    addend = add_constant(graph, shift.astype(np.float32)[:, None, None], f"{norm.name}.shift")  # type: ignore[arg-type]
+    addend = add_constant(graph, shift.astype(np.float32)[:, None, None], f"{norm.name}.shift")
     add = ir.node("Add", [node.outputs[0], addend], name=norm.name, metadata_props=dict(norm.metadata_props))
     graph.insert_after(norm, add)
     new = add.outputs[0]

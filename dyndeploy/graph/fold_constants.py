@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from dyndeploy.graph._rewrite import add_constant, constant
+from dyndeploy.graph._rewrite import Array, add_constant, constant
 
 #: Folding may not let a file grow by more than this over what it removes, in bytes.
 _GROWTH = 1 << 20
@@ -33,7 +33,7 @@ class FoldConstants(ir.passes.InPlacePass):
                 continue
             evaluator = ReferenceEvaluator(ir.serde.serialize_node(node), opsets={"": model.opset_imports[""]})
             names = [str(v.name) for v in node.inputs if v is not None]
-            results = evaluator.run(None, dict(zip(names, arrays)))
+            results: list[Array] = evaluator.run(None, dict(zip(names, arrays)))  # type: ignore[assignment]
             before = sum(a.nbytes for a in arrays if a is not None)
             if sum(r.nbytes for r in results) > before + _GROWTH:
                 continue

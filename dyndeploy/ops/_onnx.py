@@ -83,7 +83,7 @@ class _Unknown:
     def __lt__(self, _other: object) -> bool:
         return False
 
-    __gt__ = __ne__ = __lt__  # type: ignore[assignment]
+    __gt__ = __ne__ = __lt__
 
     def __eq__(self, _other: object) -> bool:
         return True
@@ -142,7 +142,7 @@ class Body:
 
         def append(*inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> Any:
             attrs = [
-                ir.RefAttr(name, value.ref_attr_name, value.type)
+                ir.RefAttr(name, str(value.ref_attr_name), value.type)
                 if isinstance(value, ir.Attr)
                 else ir.convenience.convert_attribute(name, value)
                 for name, value in attributes.items()

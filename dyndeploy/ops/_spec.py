@@ -94,7 +94,8 @@ class OpSpec:
         folder: the name of its folder in every tree.
         name: ONNX op type in domain "dyndeploy"; None where standard ops suffice (scconv).
         torch_name: name of the custom op in torch.ops.dyndeploy.
-        inputs, output: tensors; a shape entry is a symbol, bound by the first input that bears it, or an expression of symbols.
+        inputs, output: tensors; a shape entry is a symbol, bound by the first input
+            that bears it, or an expression of symbols.
         attributes: in the order of the torch op's arguments.
         divisible: pairs (a, b): expression a must be a multiple of expression b.
         at_most: pairs (a, b): expression a must not be larger than expression b.
@@ -227,7 +228,7 @@ def _shape(shape: Sequence[Any]) -> str:
     return "[" + ", ".join(str(d) for d in shape) + "]"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _compiled(expression: str) -> CodeType:
     return compile(expression, "<OpSpec>", "eval")
 
@@ -274,7 +275,9 @@ SPECS: tuple[OpSpec, ...] = (
         attributes=(
             *_window(),
             Attribute("group", "int", 1, "groups", low=1, doc="Groups of the convolution."),
-            Attribute("offset_group", "int", 1, "offset_groups", low=1, doc="Channel groups with offsets of their own."),
+            Attribute(
+                "offset_group", "int", 1, "offset_groups", low=1, doc="Channel groups with offsets of their own."
+            ),
             _switch("sigmoid", 1, "The mask is mask_scale * sigmoid(m) (1) or mask_scale * m (0)."),
             Attribute("mask_scale", "float", 1.0, "mask_scale", doc="2.0 for checkpoints of the original MXNet code."),
             _RELU,
@@ -350,7 +353,9 @@ SPECS: tuple[OpSpec, ...] = (
             Attribute(
                 "inactive", "int", 0, "inactive", low=-1, doc="Channels dropped per head; -1: those <= threshold."
             ),
-            Attribute("threshold", "float", 0.0, "threshold", doc="Network-wise threshold (DGC-G), with inactive = -1."),
+            Attribute(
+                "threshold", "float", 0.0, "threshold", doc="Network-wise threshold (DGC-G), with inactive = -1."
+            ),
             _switch("shuffle", 1, "Interleave the heads: output channel = row_in_head * heads + head."),
             _RELU,
         ),

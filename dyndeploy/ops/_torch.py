@@ -121,7 +121,7 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
 
     op.register_autograd(differentiate, setup_context=setup_context)
     _register_autocast(spec.torch_name, count)
-    return op  # type: ignore[return-value]
+    return op
 
 
 def torch_op(spec: OpSpec) -> torch._ops.OpOverload:
@@ -167,7 +167,7 @@ _libraries: list[torch.library.Library] = []
 
 def _register_autocast(name: str, count: int) -> None:
     """Run in the dtype the user chose for autocast; CustomOpDef.register_autocast would fix one dtype for all."""
-    library = torch.library.Library(DOMAIN, "FRAGMENT")
+    library = torch.library.Library(DOMAIN, "FRAGMENT")  # type: ignore[no-untyped-call]
     _libraries.append(library)  # a Library's registrations end with its life
     overload = getattr(torch.ops.dyndeploy, name).default
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
@@ -182,4 +182,4 @@ def _register_autocast(name: str, count: int) -> None:
                 result: Tensor = overload(*tensors, *arguments[count:])
             return result
 
-        library.impl(name, autocast, key)
+        library.impl(name, autocast, key)  # type: ignore[no-untyped-call]

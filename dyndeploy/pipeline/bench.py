@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dyndeploy.errors import DynError
+from dyndeploy.errors import DynError, MissingPackageError
 from dyndeploy.pipeline.bundle import Arrays, Bundle
-from dyndeploy.runtimes import Session, open_session, runtime_names
+from dyndeploy.runtimes import Session, UnavailableError, open_session, runtime_names
 from dyndeploy.tensors import Point, seeded_arrays, sizes_at
 
 #: What the measured time contains; printed with every result.
@@ -146,7 +146,10 @@ def _inputs(bundle: Bundle, sizes: Mapping[str, int]) -> tuple[Arrays, str]:
     manifest = bundle.manifest
     for point in manifest.goldens:
         if sizes_at(manifest.dims, point) == sizes:
-            return bundle.goldens(point)[0], "goldens"
+            golden, _ = bundle.goldens(point)
+            return {
+                spec.name: golden[spec.name].astype(spec.numpy_dtype) for spec in manifest.inputs
+            }, "goldens"
     return seeded_arrays(manifest.inputs, sizes, manifest.seed), "seeded"
 
 
@@ -158,8 +161,8 @@ def _open(
     for name in runtimes or runtime_names():
         tell(f"open {name}")
         try:
-            sessions[name] = stack.enter_context(open_session(bundle.path, runtime=name))
-        except DynError as error:
+            sessions[name] = stack.enter_context(open_session(bundle, runtime=name))
+        except (MissingPackageError, UnavailableError) as error:
             if runtimes:
                 raise
             skipped[name] = error.what

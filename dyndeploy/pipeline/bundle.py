@@ -1,10 +1,10 @@
 """The bundle: a folder with everything that a model needs on its way.
 
-    model.onnx            the one file that every runtime executes
-    model.pt2             the torch.export program: the torch runtime, without the user's code
-    manifest.json         what is in here, and how it was made
-    goldens.safetensors   seeded inputs and float64 reference outputs
-    engines/<target>/     what was built from it
+model.onnx            the one file that every runtime executes
+model.pt2             the torch.export program: the torch runtime, without the user's code
+manifest.json         what is in here, and how it was made
+goldens.safetensors   seeded inputs and float64 reference outputs
+engines/<target>/     what was built from it
 """
 
 from __future__ import annotations
@@ -102,14 +102,14 @@ class Bundle:
             what = "is not a folder" if not folder.is_dir() else f"has no {MANIFEST}"
             raise DynError(f"{folder} {what}: it is not a bundle.", fix="dyndeploy export RECIPE writes one.")
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding="utf-8"))
             if isinstance(content, dict) and content.get("format") != FORMAT:
                 raise DynError(
                     f"{file} has format {content.get('format')}, this version reads {FORMAT}.",
                     fix="Export the model again.",
                 )
             manifest = Manifest.model_validate(content)
-        except (json.JSONDecodeError, ValidationError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
             raise DynError(f"{file} cannot be read.", why=str(error), fix="Export the model again.") from None
         missing = [name for name in manifest.files if not (folder / name).is_file()]
         if missing:
@@ -173,9 +173,15 @@ def file_digest(path: Path) -> str:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-        stream.write(text)
-    os.replace(stream.name, path)
+    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(scratch, 0o644)  # a scratch file is its owner's alone; a server is another user
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
@@ -197,8 +203,8 @@ def new_bundle_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         DynError: `path` exists and is not a bundle: nothing that is not ours is overwritten.
     """
-    target = Path(path)
-    check_target(target)
+    target = Path(path).resolve()  # the folder behind a link is replaced, not the link
+    check_target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from dyndeploy.errors import DynError
+from dyndeploy.graph import apply
 from dyndeploy.graph._rewrite import REFERENCE, SOURCE, custom_nodes
 from dyndeploy.graph.attach_bodies import AttachBodies
 from dyndeploy.graph.cast_precision import CastPrecision
@@ -26,6 +27,7 @@ from dyndeploy.graph.fold_constants import FoldConstants
 from dyndeploy.graph.fuse_predictor import FusePredictor
 from dyndeploy.graph.fuse_relu import FuseRelu
 from dyndeploy.graph.name_dims import NameDims
+from dyndeploy.graph.widen_predictor import WidenPredictor
 from dyndeploy.pipeline.bundle import (
     GOLDENS,
     MANIFEST,
@@ -123,7 +125,8 @@ def export(
         say("checking model.onnx")
         _write_onnx(graph, folder / ONNX)
         say("computing the float64 reference")
-        points = _write_goldens(traced, seed, folder / GOLDENS)
+        specs = [_described(spec, value) for spec, value in zip(traced.inputs, graph.graph.inputs)]
+        points = _write_goldens(traced, specs, seed, folder / GOLDENS)
         manifest = Manifest(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             versions=_versions(),
@@ -131,7 +134,7 @@ def export(
             io_precision=io_precision,
             body=body,
             dims=traced.dims,
-            inputs=[_described(spec, graph.graph.inputs[i]) for i, spec in enumerate(traced.inputs)],
+            inputs=specs,
             outputs=[_described(TensorSpec(name=str(v.name), shape=()), v) for v in graph.graph.outputs],
             ops=records,
             kept_fp32=kept,
@@ -156,6 +159,7 @@ def optimize(
     passes: list[ir.passes.PassBase] = [
         FoldConstants(),
         FusePredictor(),
+        WidenPredictor(),
         FoldBatchNorm(),
         FuseRelu(),
         NameDims(symbols),
@@ -167,7 +171,7 @@ def optimize(
         passes += [cast, common.RemoveUnusedNodesPass()]
     elif keep:
         raise DynError("keep_fp32 is given, but precision is fp32.", fix="precision='fp16' or 'bf16'")
-    ir.passes.Sequential(*passes)(model)
+    apply(model, passes)
     return cast.kept if cast else []
 
 
@@ -200,8 +204,8 @@ def _write_onnx(model: ir.Model, path: Path) -> None:
     path.write_bytes(proto.SerializeToString())
 
 
-def _write_goldens(traced: Traced, seed: int, path: Path) -> list[Point]:
-    """Seeded inputs and the float64 program's outputs, at each point with sizes of its own."""
+def _write_goldens(traced: Traced, specs: Sequence[TensorSpec], seed: int, path: Path) -> list[Point]:
+    """Seeded inputs, in the graph's dtypes, and the float64 program's outputs, at each point with sizes of its own."""
     program = Program(traced.program, "float64")
     tensors: Arrays = {}
     points: list[Point] = []
@@ -212,7 +216,7 @@ def _write_goldens(traced: Traced, seed: int, path: Path) -> list[Point]:
             continue
         seen.append(sizes)
         points.append(point)
-        arrays = seeded_arrays(traced.inputs, sizes, seed + index)
+        arrays = seeded_arrays(specs, sizes, seed + index)
         results, _ = program.run(list(arrays.values()))
         tensors |= {golden_key(point, "inputs", name): array for name, array in arrays.items()}
         for name, result in zip(traced.output_names, results):
@@ -222,7 +226,7 @@ def _write_goldens(traced: Traced, seed: int, path: Path) -> list[Point]:
                     why="The model does not survive its own input range, or its weights are broken.",
                     fix="Give realistic values in ranges.",
                 )
-            tensors[golden_key(point, "outputs", name)] = np.ascontiguousarray(result)
+            tensors[golden_key(point, "outputs", name)] = np.asarray(result, order="C")
     save_file(tensors, path)
     return points
 

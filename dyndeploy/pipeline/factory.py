@@ -117,7 +117,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             fix="safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')",
         )
     if not path.is_file():
-        raise DynError(f"model.weights: there is no {path}.")
+        raise DynError(f"model.weights: there is no {path}.", fix="Put it there, or take the line out.")
     try:
         given = load_file(path)
     except SafetensorError as error:

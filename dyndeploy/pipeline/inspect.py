@@ -148,11 +148,11 @@ def inspect(target: Bundle | str | os.PathLike[str]) -> Inspection:
     Raises:
         DynError: there is neither, or the ONNX file cannot be read.
     """
-    if isinstance(target, Bundle):
-        bundle: Bundle | None = target
+    if not isinstance(target, Bundle) and Path(target).is_file():
+        bundle, path = None, Path(target)
     else:
-        bundle = None if Path(target).is_file() else Bundle.open(target)
-    path = bundle.onnx_path if bundle else Path(os.fspath(target))  # type: ignore[arg-type]
+        bundle = target if isinstance(target, Bundle) else Bundle.open(target)
+        path = bundle.onnx_path
     model = _load(path)
     manifest = bundle.manifest if bundle else None
     nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
@@ -175,7 +175,7 @@ def inspect(target: Bundle | str | os.PathLike[str]) -> Inspection:
         standard=dict(sorted(standard.items(), key=lambda item: (-item[1], item[0]))),
         required=tuple(sorted({*standard, *(op for t in types for op in bodies.get(t, ()))})),
         nodes=custom,
-        ops=tuple(_custom_op(t, bodies.get(t), custom) for t in types),
+        ops=tuple(_custom_op(t, bodies.get(t), custom, bundle is not None) for t in types),
         parameters=_parameters(model.graph),
         producer=f"{model.producer_name or 'unknown'} {model.producer_version or ''}".strip(),
         versions=dict(manifest.versions) if manifest else {},
@@ -228,10 +228,12 @@ def _custom_node(node: ir.Node) -> CustomNode:
     )
 
 
-def _custom_op(type_: str, body: tuple[str, ...] | None, nodes: Iterable[CustomNode]) -> CustomOp:
+def _custom_op(
+    type_: str, body: tuple[str, ...] | None, nodes: Iterable[CustomNode], program: bool
+) -> CustomOp:
     dtypes = {node.dtype for node in nodes if node.type == type_}
     dtype = dtypes.pop() if len(dtypes) == 1 else None
-    return CustomOp(type_, body, executions(body, dtype))
+    return CustomOp(type_, body, executions(body, dtype, program=program))
 
 
 def _parameters(graph: ir.Graph) -> Parameters:

@@ -30,8 +30,8 @@ def translation_table() -> dict[Any, Any]:
 def lower(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:
     """Translate a program with torch's exporter; custom ops become bare nodes of domain "dyndeploy".
 
-    Every node whose output is a value of the program carries its name in the metadata (REFERENCE), and every custom op
-    node the name of its own call (SOURCE) and a name made of the module path. What the exporter notes beside that (stack
+    Every node whose output is a value of the program carries its name in the metadata (REFERENCE), every custom op
+    node the name of its own call (SOURCE) too, and a name made of the module path. What the exporter notes beside that (stack
     traces, with the paths of this machine) is removed.
     """
     with quiet():
@@ -45,7 +45,7 @@ def lower(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str
             verbose=False,
             custom_translation_table=translation_table(),
         )
-    assert exported is not None
+    assert exported is not None and exported.exported_program is not None
     model = exported.model
     names = _program_names(exported.exported_program, outputs)
     scopes = {node: node.metadata_props.get(_SCOPES) for node in model.graph}

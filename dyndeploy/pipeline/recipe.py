@@ -34,7 +34,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -52,9 +52,9 @@ else:
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FILE = "recipe.toml"
+    from dyndeploy.pipeline.trace import DimValue
 
-DimValue = Dim | int | Sequence[int] | Mapping[str, int] | str
+FILE = "recipe.toml"
 
 
 def _size(value: object) -> int | str:
@@ -233,8 +233,11 @@ def export_recipe(
     from dyndeploy.pipeline.export import export
 
     if progress:
-        progress("build the model")
-    settings = {"precision": precision, "io_precision": io_precision, "body": body}
+        progress("building the model")
+    given = {"precision": precision, "io_precision": io_precision, "body": body}
+    settings = {**file.export.model_dump(), **{k: v for k, v in given.items() if v is not None}}
+    if precision == "fp32":
+        settings["keep_fp32"] = []  # what the recipe keeps is meant for its own, lower precision
     bundle: Bundle = export(
         loaded.build_model(),
         loaded.example_inputs(sizes),
@@ -244,7 +247,7 @@ def export_recipe(
         outputs=file.outputs.names if file.outputs else None,
         ranges={spec.name: spec.range for spec in loaded.inputs if spec.range is not None},
         progress=progress,
-        **{**file.export.model_dump(), **{k: v for k, v in settings.items() if v is not None}},
+        **settings,
     )
     return bundle
 

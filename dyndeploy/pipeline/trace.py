@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,13 +68,10 @@ def trace(
     specs, sizes = _specs(names, examples, inputs, dims, ranges)
     flexible = {name: dim for name, dim in sizes.items() if dim.min < dim.max}
     arguments = _trace_arguments(specs, sizes, seed)
-    args = tuple(arguments[len(keywords) :] if keywords else arguments)
-    kwargs = dict(zip(keywords, arguments)) if keywords else {}
-    if keywords:
-        args = ()
+    args = () if keywords else tuple(arguments)
+    kwargs = dict(zip(keywords, arguments))
     with _eval_mode(model):
-        with torch.no_grad():
-            results = model(*args, **kwargs)
+        results = _run(model, args, kwargs)
         output_names = _output_names(results, outputs)
         program = _export(model, args, kwargs, keywords, specs, flexible)
         _compare(program, args, kwargs, results)
@@ -80,7 +79,9 @@ def trace(
         program,
         [
             spec.model_copy(
-                update={"shape": tuple(sizes[d].min if isinstance(d, str) and d not in flexible else d for d in spec.shape)}
+                update={
+                    "shape": tuple(sizes[d].min if isinstance(d, str) and d not in flexible else d for d in spec.shape)
+                }
             )
             for spec in specs
         ],
@@ -126,14 +127,20 @@ def _input_names(
 ) -> list[str]:
     if keywords:
         if inputs is not None and set(inputs) != set(keywords):
-            raise DynError(f"inputs names {sorted(inputs)}, example_inputs {sorted(keywords)}.", fix="Use one set of names.")
+            raise DynError(
+                f"inputs names {sorted(inputs)}, example_inputs {sorted(keywords)}.", fix="Use one set of names."
+            )
         return list(keywords)
     if inputs is not None:
         if len(inputs) != len(examples):
             raise DynError(f"inputs names {len(inputs)} tensors, example_inputs holds {len(examples)}.")
         return list(inputs)
     parameters = list(inspect.signature(model.forward).parameters)
-    return parameters[: len(examples)] if len(parameters) >= len(examples) else [f"input_{i}" for i in range(len(examples))]
+    return (
+        parameters[: len(examples)]
+        if len(parameters) >= len(examples)
+        else [f"input_{i}" for i in range(len(examples))]
+    )
 
 
 def _specs(
@@ -182,7 +189,9 @@ def _specs(
         )
     unused = sorted(set(sizes) - used)
     if unused:
-        raise DynError(f"dims defines {', '.join(unused)}, which no input uses.", fix="Name it in inputs, or leave it out.")
+        raise DynError(
+            f"dims defines {', '.join(unused)}, which no input uses.", fix="Name it in inputs, or leave it out."
+        )
     return specs, sizes
 
 
@@ -211,11 +220,28 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
+def _run(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+    shapes = [list(t.shape) for t in (*args, *kwargs.values())]
+    try:
+        with torch.no_grad():
+            return model(*args, **kwargs)
+    except DynError:
+        raise
+    except Exception as error:
+        raise DynError(
+            f"The model does not run on inputs of shape {', '.join(map(str, shapes))}.",
+            why=f"{type(error).__name__}: {_first_lines(str(error))}",
+            fix="Check example_inputs, inputs and dims.",
+        ) from error
+
+
 def _output_names(results: Any, outputs: Sequence[str] | None) -> list[str]:
     leaves = pytree.tree_flatten_with_path(results)[0]
     for _, leaf in leaves:
         if not isinstance(leaf, Tensor):
-            raise DynError(f"The model returns a {type(leaf).__name__} among its outputs; only tensors can be exported.")
+            raise DynError(
+                f"The model returns a {type(leaf).__name__} among its outputs; only tensors can be exported."
+            )
     if outputs is not None:
         if len(outputs) != len(leaves) or len(set(outputs)) != len(outputs):
             raise DynError(f"outputs={list(outputs)}, but the model returns {len(leaves)} tensors.")
@@ -255,12 +281,22 @@ def _export(
             raise DynError(
                 "The model does not take every size that dims allows.",
                 why=_first_lines(message),
-                fix="Narrow the dim, give a multiple as its fourth number (height=224:800:1344:32), or fix the size.",
+                fix=_suggestion(message, flexible),
             ) from error
         raise DynError("torch.export cannot trace the model.", why=_first_lines(message)) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it holds paths of this machine
     return program
+
+
+def _suggestion(message: str, flexible: Mapping[str, Dim]) -> str:
+    """torch's suggested multiples ("height = 16*_height") as dims to type."""
+    found = {name: int(factor) for name, factor in re.findall(r"^\s*(\w+) = (\d+)\*", message, re.MULTILINE)}
+    if not found.keys() & flexible.keys():
+        return "Narrow the dim, or give it one size."
+    dims = {n: flexible[n] for n in found if n in flexible}
+    typed = ", ".join(f'"{n}": ({d.min}, {d.opt}, {d.max}, {found[n]})' for n, d in dims.items())
+    return f"dims={{{typed}}}: the fourth number says that sizes are multiples of it."
 
 
 def _for_signature(model: nn.Module, shapes: Sequence[dict[int, Any]]) -> Any:
@@ -311,8 +347,6 @@ def _symbols(program: ExportedProgram, specs: Sequence[TensorSpec], flexible: Ma
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence what torch says about itself while it exports; warnings of the model's own code still show."""
-    import logging
-
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)  # "torchvision is not installed"

@@ -1,4 +1,4 @@
-"""An exported program (torch.export) that runs in any dtype, shows its inner values, and takes its discrete choices as given.
+"""An exported program (torch.export) that runs in any dtype, shows its inner values and takes choices as given.
 
 The float64 reference, PyTorch's own error at half precision and the torch runtime are all this one program.
 """
@@ -51,6 +51,11 @@ class Program:
             if node.op == "call_function" and node.target is getattr(torch.ops.dyndeploy, str(spec.torch_name)).default
         }
 
+    @property
+    def tensors(self) -> set[str]:
+        """The names of the nodes whose value is a tensor: those that can be watched."""
+        return {n.name for n in self._module.graph.nodes if isinstance(n.meta.get("val"), Tensor)}
+
     @classmethod
     def load(cls, path: str | os.PathLike[str], dtype: str = "float32") -> Program:
         """Read a model.pt2.
@@ -70,6 +75,12 @@ class Program:
         spec = self.ops[op]
         node = next(n for n in self._module.graph.nodes if n.name == op)
         return str(node.args[[t.name for t in spec.inputs].index(tensor)].name)
+
+    def attributes_of(self, op: str) -> dict[str, Any]:
+        """The attributes of the custom op node `op`, by their torch names."""
+        spec = self.ops[op]
+        node = next(n for n in self._module.graph.nodes if n.name == op)
+        return {a.torch_name: value for a, value in zip(spec.attributes, node.args[len(spec.inputs) :])}
 
     def run(
         self,
@@ -107,7 +118,7 @@ class Program:
     def _tensor(self, array: Array) -> Tensor:
         if array.dtype == ml_dtypes.bfloat16:
             array = array.astype(np.float32)
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        tensor = torch.from_numpy(np.asarray(array, order="C"))
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
@@ -177,7 +188,7 @@ def _forced(spec: OpSpec, arguments: Sequence[Any], choice: Array) -> list[Any]:
     """The op's arguments, changed so that it takes `choice`."""
     forced = list(arguments)
     index = [t.name for t in spec.inputs].index(str(spec.choice))
-    tensor, decided = forced[index], torch.from_numpy(np.ascontiguousarray(choice))
+    tensor, decided = forced[index], torch.from_numpy(np.asarray(choice, order="C"))
     if spec.folder == "drconv":
         forced[index] = torch.nn.functional.one_hot(decided, tensor.shape[1]).movedim(-1, 1).to(tensor.dtype)
         return forced
@@ -187,5 +198,3 @@ def _forced(spec: OpSpec, arguments: Sequence[Any], choice: Array) -> list[Any]:
     at = {a.name: len(spec.inputs) + i for i, a in enumerate(spec.attributes)}
     forced[at["inactive"]], forced[at["threshold"]] = -1, 0.0
     return forced
-
-

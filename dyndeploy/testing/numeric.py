@@ -1,4 +1,4 @@
-"""How far two tensors are apart, and whether that is noise: no flat tolerance, but PyTorch's own error as the yardstick."""
+"""How far two tensors are apart, and whether that is noise: PyTorch's own error is the yardstick."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from dyndeploy.errors import DynError
 
 Array = np.ndarray[Any, Any]
 
-#: A runtime may err so many times as much as PyTorch. Two right float32 matrix products over K numbers differ by their
-#: summation order alone: one accumulator against blocked sums costs 1.7x in L2 and 2.2x in the maximum at K = 576, 4.3x
-#: and 8x at K = 4608. The maximum is one sample, hence its larger factor.
+#: A runtime may err so many times as much as PyTorch. Two right float32 matrix products over K numbers differ
+#: by their summation order alone: one accumulator against blocked sums costs 1.7x in L2 and 2.2x in the
+#: maximum at K = 576, 4.3x and 8x at K = 4608. The maximum is one sample, hence its larger factor.
 FACTORS: Mapping[str, float] = {"relative_l2": 4.0, "p99": 4.0, "max": 8.0}
-#: Multiples of the dtype's eps that are noise even where PyTorch is exact. Rounding once costs 0.2 eps in L2, so 2 eps
-#: are one rounding of an intermediate ten times as large as the result (a mean subtracted, a sum that cancels). The 99th
-#: percentile of such noise lies at 3 to 4, the maximum of some 10^5 values at 5 to 8 times its L2.
+#: Multiples of the dtype's eps that are noise even where PyTorch is exact. Rounding once costs 0.2 eps in L2,
+#: so 2 eps are one rounding of an intermediate ten times as large as the result (a mean subtracted, a sum
+#: that cancels). The 99th percentile of such noise lies at 3 to 4, the maximum of some 10^5 values at 5 to 8
+#: times its L2.
 FLOORS: Mapping[str, float] = {"relative_l2": 2.0, "p99": 8.0, "max": 16.0}
-#: Up to this multiple of the limit the answer is "suspicious": a float16 accumulator or TF32 rather than a wrong weight.
+#: Up to this multiple of the limit the answer is "suspicious": rather a float16 accumulator than a wrong
+#: weight.
 SUSPICIOUS = 10.0
 
 
@@ -63,14 +65,14 @@ class Verdict(Enum):
 class Comparison:
     """How far `actual` is from `expected`, computed in float64.
 
-    A position where both are NaN, or the same infinity, counts as equal; one where only one is not finite, or where they
-    are different infinities, counts as an infinite error.
+    A position where both are NaN, or the same infinity, counts as equal; one where only one is not finite, or
+    where they are different infinities, counts as an infinite error.
 
     Attributes:
         shape: of both.
         dtype: of `actual`.
-        relative_l2: |actual - expected|_2 / |expected|_2; divided by sqrt(size) instead where expected is all zero.
-        cosine: of the angle between them, over the positions where both are finite; 1 where both are all zero.
+        relative_l2: |actual - expected|_2 / |expected|_2, or / sqrt(size) where expected is all zero.
+        cosine: of the angle between them, where both are finite; 1 where both are all zero.
         p99: 99th percentile of |actual - expected| (an error that occurs, not one interpolated).
         max: largest |actual - expected|.
         max_index: where it is (the first one).
@@ -92,7 +94,7 @@ class Comparison:
     mismatched: int
 
     def statistic(self, name: str) -> float:
-        """One of FACTORS' statistics without unit: p99 and max are divided by rms (as they are where that is zero)."""
+        """One of FACTORS' statistics, without unit: p99 and max are divided by rms (unless that is zero)."""
         value: float = getattr(self, name)
         return value if name == "relative_l2" else value / (self.rms or 1.0)
 
@@ -103,8 +105,8 @@ class Judgement:
 
     Attributes:
         verdict: the verdict.
-        statistic: the worst one: "relative_l2", "p99" or "max" (both per rms of the reference), "mismatched", or "" for
-            identical.
+        statistic: the worst one: "relative_l2", "p99" or "max" (both per rms of the reference), "mismatched",
+            or "" for identical.
         value: its value.
         limit: the largest value that is noise.
     """
@@ -163,17 +165,18 @@ def bit_equal(a: Array, b: Array) -> bool:
 def judge(error: Comparison, yardstick: Comparison, dtype: str, identical: bool) -> Judgement:
     """Judge a runtime's error by PyTorch's own.
 
-    limit = FACTORS[s] * yardstick's s + FLOORS[s] * eps(dtype), for each statistic s; the one that is worst in
-    proportion to its limit decides. Up to the limit it is noise, up to SUSPICIOUS times the limit suspicious, else broken.
+    limit = FACTORS[s] * yardstick's s + FLOORS[s] * eps(dtype), for each statistic s; the one that is worst
+    in proportion to its limit decides. Up to the limit it is noise, up to SUSPICIOUS times it suspicious,
+    else broken.
 
     Args:
         error: the runtime's output against the float64 reference.
         yardstick: PyTorch's output at `dtype` against the float64 reference.
-        dtype: in which the model computes (not of the output, which may be wider). Integer outputs have no floor.
+        dtype: in which the model computes (the output may be wider). Integer outputs have no floor.
         identical: whether the output is bit-equal with PyTorch's.
 
-    A value that is not finite where the reference is finite is broken, even when PyTorch has it as well: the model does
-    not fit this dtype.
+    A value that is not finite where the reference is finite is broken, even when PyTorch has it as well: the
+    model does not fit this dtype.
     """
     if error.mismatched:
         return Judgement(Verdict.BROKEN, "mismatched", error.mismatched, 0)
@@ -197,7 +200,7 @@ def limits(yardstick: Comparison, dtype: str) -> dict[str, float]:
 
 def eps(dtype: str) -> float:
     """Distance from 1 to the next larger number; 0 for integers and bool."""
-    return float(ml_dtypes.finfo(dtype).eps) if _is_float(dtype) else 0.0
+    return float(ml_dtypes.finfo(dtype).eps) if _is_float(dtype) else 0.0  # type: ignore[no-untyped-call]
 
 
 def _is_float(dtype: str) -> bool:

@@ -49,13 +49,14 @@ def single_op_model(
     """
     make, element = onnx.helper, _ELEMENTS[dtype]
     values = {**spec.defaults(), **attributes}
+    written: dict[str, Any] = {k: list(v) if isinstance(v, Sequence) else v for k, v in values.items()}
     node = make.make_node(
         str(spec.name),
         [t.name for t in spec.inputs],
         [spec.output.name],
         name=f"{spec.folder}_0",
         domain=DOMAIN,
-        **{k: list(v) if isinstance(v, Sequence) else v for k, v in values.items()},
+        **written,
         **PLUGIN_ATTRIBUTES,
     )
     symbolic = [[f"{t.name}_{axis}" for axis in range(len(t.shape))] for t in spec.inputs]

@@ -28,7 +28,8 @@ def test_every_parameter_learns():
     torch.manual_seed(0)
     network = DigitsNet(width=8)
     network(torch.rand(4, 1, 32, 32)).square().sum().backward()
-    dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()]
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    dead = [name for name, g in gradients.items() if g is None or not g.isfinite().all() or not g.any()]
     assert dead == []
 
 

@@ -3,7 +3,12 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from polygraphy.comparator import CosineSimilarityCompareFunc, IterationResult, L2CompareFunc, SimpleCompareFunc
+from polygraphy.comparator import (
+    CosineSimilarityCompareFunc,
+    IterationResult,
+    L2CompareFunc,
+    SimpleCompareFunc,
+)
 from polygraphy.logger import G_LOGGER
 
 from dyndeploy.errors import DynError
@@ -14,7 +19,7 @@ def randn(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-# --- compare ---------------------------------------------------------------------------------------------------------
+# --- compare ---
 
 
 def test_statistics_are_those_of_the_definition():
@@ -89,7 +94,7 @@ def test_bit_equal_is_stricter_than_equal():
     assert not bit_equal(zero, zero.reshape(1, 3))
 
 
-# --- cross-check with Polygraphy ---------------------------------------------------------------------------------------
+# --- cross-check with Polygraphy ---
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -108,23 +113,24 @@ def test_agrees_with_polygraphy(dtype):
 
 
 def test_where_polygraphy_loses_digits_we_do_not():
-    """Half tensors are widened to float32 only: the sum of squares of large values overflows."""
-    actual, expected = np.full(10**6, 6e4, np.float16), np.full(10**6, 6e4, np.float16)
-    expected[0] = 0
-    results = IterationResult({"y": (1e16 * actual.astype(np.float32))}), IterationResult(
-        {"y": (1e16 * expected.astype(np.float32))}
-    )
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(over="ignore"):
-        theirs = L2CompareFunc()(*results)["y"].l2_norm
-    assert not np.isfinite(theirs)
-    assert compare(results[0]["y"], results[1]["y"]).relative_l2 == pytest.approx(1e-3, rel=1e-3)
+    """It computes in the tensors' own dtype: of 1 - cosine of two float32 tensors little is left."""
+    a = randn(10**5).astype(np.float32)
+    b = a + np.float32(1e-3) * randn(10**5, seed=1).astype(np.float32)
+    x, y = a.astype(np.longdouble), b.astype(np.longdouble)
+    exact = float(1 - (x @ y) / np.sqrt((x @ x) * (y @ y)))
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        theirs = CosineSimilarityCompareFunc()(IterationResult({"y": a}), IterationResult({"y": b}))["y"]
+    assert 1 - compare(a, b).cosine == pytest.approx(exact, rel=1e-6)
+    assert 1 - float(theirs.cosine_similarity) != pytest.approx(exact, rel=1e-2)
 
 
-# --- judge -------------------------------------------------------------------------------------------------------------
+# --- judge ---
 
 
 def verdict(actual, torch_output, expected, dtype):
-    return judge(compare(actual, expected), compare(torch_output, expected), dtype, bit_equal(actual, torch_output))
+    return judge(
+        compare(actual, expected), compare(torch_output, expected), dtype, bit_equal(actual, torch_output)
+    )
 
 
 def matmul_in_order(a, b, order, accumulator=np.float32):
@@ -149,7 +155,11 @@ def torch_matmul(a, b):
 def test_another_summation_order_is_within_noise(dtype, k):
     a, b = operands(dtype, k)
     expected, own = a.astype(float) @ b.astype(float), torch_matmul(a, b)
-    lanes = np.arange(k).reshape(-1, 3).T.ravel() if k % 3 == 0 else np.arange(k)[::2].tolist() + list(range(1, k, 2))
+    lanes = (
+        np.arange(k).reshape(-1, 3).T.ravel()
+        if k % 3 == 0
+        else np.arange(k)[::2].tolist() + list(range(1, k, 2))
+    )
     for order in (range(k), range(k - 1, -1, -1), lanes):
         result = verdict(matmul_in_order(a, b, order), own, expected, dtype)
         assert result.verdict <= Verdict.WITHIN_NOISE, result
@@ -165,7 +175,10 @@ def test_the_same_bits_are_identical():
 def test_a_half_precision_accumulator_is_suspicious():
     a, b = operands("float16", 2304)
     result = verdict(
-        matmul_in_order(a, b, range(2304), np.float16), torch_matmul(a, b), a.astype(float) @ b.astype(float), "float16"
+        matmul_in_order(a, b, range(2304), np.float16),
+        torch_matmul(a, b),
+        a.astype(float) @ b.astype(float),
+        "float16",
     )
     assert result.verdict is Verdict.SUSPICIOUS
     assert result.value > result.limit

@@ -48,7 +48,8 @@ def gridsample_body() -> ir.Function:
     ho, wo = b.size(offset_mask, 2), b.size(offset_mask, 3)
 
     # Sampling positions [N*G, K*Ho, Wo, 2] in pixels of the padded map, computed in float32 in any dtype of x.
-    kh, kw, taps = *b.Split(kernel, num_outputs=2, outputs=2), b.ReduceProd(kernel, keepdims=1)
+    kh, kw = b.Split(kernel, num_outputs=2, outputs=2)
+    taps = b.ReduceProd(kernel, keepdims=1)
     rows, columns = (_tap_grid(b, axis, kh, kw) for axis in (0, 1))
     offset = b.Cast(b.Reshape(offset, b.dims(-1, taps, 2, ho, wo)), to=ir.DataType.FLOAT)
     oy, ox = b.Split(offset, num_outputs=2, axis=2, outputs=2)
@@ -91,15 +92,15 @@ def _split(b: Body, offset_mask: ir.Value) -> tuple[ir.Value, ir.Value]:
 def _tap_grid(b: Body, axis: int, kh: ir.Value, kw: ir.Value) -> ir.Value:
     """dilation * row (axis 0) or column (axis 1) of every tap, [K, 1, 1] float32."""
     size = b.Squeeze((kh, kw)[axis], b.ints(0))
-    line = b.Mul(
-        b.Range(b.number(0), size, b.number(1)), b.Gather(b.attribute("dilations"), b.number(axis))
-    )
+    line = b.Mul(b.Range(b.number(0), size, b.number(1)), b.Gather(b.attribute("dilations"), b.number(axis)))
     line = b.Unsqueeze(line, b.ints(1 - axis))
-    return b.Cast(b.Reshape(b.Expand(line, b.dims(kh, kw)), b.ints(-1, 1, 1)), to=ir.DataType.FLOAT)
+    grid: ir.Value = b.Cast(b.Reshape(b.Expand(line, b.dims(kh, kw)), b.ints(-1, 1, 1)), to=ir.DataType.FLOAT)
+    return grid
 
 
 def _output_grid(b: Body, axis: int, size: ir.Value) -> ir.Value:
     """stride * position - pad along one output axis, [size] float32."""
     line = b.Mul(b.Range(b.number(0), size, b.number(1)), b.Gather(b.attribute("strides"), b.number(axis)))
     line = b.Sub(line, b.Gather(b.attribute("pads"), b.number(axis)))
-    return b.Cast(line, to=ir.DataType.FLOAT)
+    grid: ir.Value = b.Cast(line, to=ir.DataType.FLOAT)
+    return grid

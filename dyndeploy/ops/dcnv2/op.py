@@ -83,7 +83,8 @@ def decompose_torchvision(program: ExportedProgram) -> ExportedProgram:
     overload = getattr(getattr(namespace, "deform_conv2d", None), "default", None)
     if overload is None or all(node.target is not overload for node in program.graph.nodes):
         return program
-    return program.run_decompositions({overload: _torchvision_deform_conv2d})
+    decomposed: ExportedProgram = program.run_decompositions({overload: _torchvision_deform_conv2d})
+    return decomposed
 
 
 def _torchvision_deform_conv2d(

@@ -16,12 +16,12 @@ from torch import Tensor
 class _Samples(NamedTuple):
     """The four neighbours of every sampling point.
 
-    values: [4, N, C, K, Ho, Wo] pixel values, 0 outside the map; index: [4, N, G, K, Ho, Wo] flat position in the map;
+    values: [4, N, C, K, Ho, Wo] pixel values, 0 outside the map; position: [4, N, G, K, Ho, Wo] flat index in the map;
     inside: the same shape, whether the neighbour exists; dy, dx: [N, G, K, Ho, Wo] fractions.
     """
 
     values: Tensor
-    index: Tensor
+    position: Tensor
     inside: Tensor
     dy: Tensor
     dx: Tensor
@@ -162,7 +162,7 @@ def _sample(
     top, left = h.floor(), v.floor()
 
     flat = x.reshape(n, offset_groups, c // offset_groups, height * width)
-    values, index, inside = [], [], []
+    values, positions, inside = [], [], []
     for i in (0, 1):
         for j in (0, 1):
             hi, vj = top + i, left + j
@@ -173,12 +173,12 @@ def _sample(
             picked = picked.reshape(n, offset_groups, flat.shape[2], taps, ho, wo)
             # Not a product: 0 * inf is NaN, and what stands in for a missing neighbour is pixel (0, 0).
             values.append(torch.where(exists[:, :, None], picked, 0.0).reshape(n, c, taps, ho, wo))
-            index.append(position)
+            positions.append(position)
             inside.append(exists)
     reached = torch.stack(inside)
     # Infinite and NaN offsets reach nothing, and contribute nothing.
     dy, dx = (torch.where(reached.any(0), fraction, 0.0) for fraction in (h - top, v - left))
-    return _Samples(torch.stack(values), torch.stack(index), reached, dy, dx)
+    return _Samples(torch.stack(values), torch.stack(positions), reached, dy, dx)
 
 
 def _spread(per_group: Tensor, channels: int) -> Tensor:
@@ -205,9 +205,9 @@ def _scatter(grad_sampled: Tensor, samples: _Samples, x: Tensor, offset_groups: 
     channels, points = c // offset_groups, math.prod(grad_sampled.shape[2:])
     per_group = grad_sampled.reshape(n, offset_groups, channels, *grad_sampled.shape[2:])
     grad_x = torch.zeros(n, offset_groups, channels, height * width, dtype=x.dtype, device=x.device)
-    for weight, index, inside in zip(_corner_weights(samples), samples.index, samples.inside):
+    for weight, position, inside in zip(_corner_weights(samples), samples.position, samples.inside):
         share = per_group * (weight * inside)[:, :, None]
-        target = index.reshape(n, offset_groups, 1, points).expand(-1, -1, channels, -1)
+        target = position.reshape(n, offset_groups, 1, points).expand(-1, -1, channels, -1)
         grad_x.scatter_add_(3, target, share.reshape(n, offset_groups, channels, points))
     return grad_x.reshape(x.shape)
 

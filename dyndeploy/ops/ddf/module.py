@@ -15,7 +15,7 @@ from dyndeploy.ops.ddf.op import Combine, decoupled_dynamic_filter
 
 
 class _DecoupledFilter(nn.Module):
-    """What DDF and DDF-Up share: the channel branch, the gains and the call of the op. R = scale*scale branches."""
+    """What DDF and DDF-Up share: channel branch, gains and the call of the op. R = scale*scale branches."""
 
     def __init__(
         self,
@@ -75,9 +75,7 @@ class _DecoupledFilter(nn.Module):
 
     def extra_repr(self) -> str:
         """The arguments."""
-        text = (
-            f"{self.channels}, kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
-        )
+        text = f"{self.channels}, kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
         text += f", heads={self.heads}, combine={self.combine!r}"
         return text + (f", scale={self.scale}" if self.scale > 1 else "")
 
@@ -85,18 +83,18 @@ class _DecoupledFilter(nn.Module):
 class DDF(_DecoupledFilter):
     """Decoupled dynamic filter with its two branches (Zhou et al., CVPR 2021, section 3.3).
 
-    Takes the place of a KxK convolution with as many outputs as inputs. The spatial branch is a 1x1 convolution to
-    heads*K filters per pixel; the channel branch is a global average and two 1x1 convolutions to C*K filters per sample.
-    Both are normalised over their taps (FilterNorm) and multiplied by a gain: g/sqrt(K), fixed, for the spatial ones,
-    and a learned one per channel and tap, initialised to N(0, 1)*g/sqrt(K), for the channel ones; g is
-    `torch.nn.init.calculate_gain(nonlinearity)`.
+    Takes the place of a convolution with as many outputs as inputs. The spatial branch is a 1x1 convolution
+    to `heads` filters per pixel; the channel branch is a global average and two 1x1 convolutions to C filters
+    per sample. Both are normalised over their K taps (FilterNorm), then multiplied by a gain: g/sqrt(K) for
+    the spatial ones, a learned gain per channel and tap, initialised to N(0, 1) * g/sqrt(K), for the channel
+    ones; g is `torch.nn.init.calculate_gain(nonlinearity)`.
 
     Args:
         channels: channels C of input and output.
         kernel_size: odd, one int or (h, w); K = kh*kw taps.
         stride, dilation: one int or (h, w). The padding is (k-1)/2 * dilation.
         heads: channel groups with spatial filters of their own; divides C.
-        se_ratio: the channel branch has max(1, int(C*se_ratio)) hidden channels (the official code fails at 0 of them).
+        se_ratio: the channel branch has int(C*se_ratio) hidden channels, or 1 where that is 0.
         nonlinearity: what follows the layer ("relu", "linear", …): sets g.
         combine: "mul" (the paper) or "add" (an option of the official code).
 
@@ -122,9 +120,7 @@ class DDF(_DecoupledFilter):
         nonlinearity: str = "relu",
         combine: Combine = "mul",
     ) -> None:
-        super().__init__(
-            channels, kernel_size, stride, dilation, heads, se_ratio, nonlinearity, combine, scale=1
-        )
+        super().__init__(channels, kernel_size, stride, dilation, heads, se_ratio, nonlinearity, combine, scale=1)
         self.spatial_branch = nn.Conv2d(channels, heads * self.taps, 1, self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,20 +132,20 @@ class DDFUp(_DecoupledFilter):
     """Upsampling by decoupled dynamic filters, DDF-Up (Zhou et al., CVPR 2021, section 3.4).
 
     R = scale*scale independent pairs of branches, one per sub-pixel of the output; branch r makes sub-pixel
-    (r // scale, r % scale). Channel filters come from x. Spatial filters come from a 1x1 convolution per branch on:
+    (r // scale, r % scale). Channel filters come from x; spatial ones from a 1x1 convolution per branch of:
 
     - a depth-wise 3x3 convolution of x (one per branch), when no guide is given;
     - a guide at the resolution of x: every branch sees the same guide pixel;
-    - a guide at the output's resolution: pixel-unshuffled, so that branch r sees exactly the guide pixel of the
-      sub-pixel that it makes, and nothing of the guide is lost. The same weights serve both.
+    - a guide at the output's resolution: pixel-unshuffled, so that branch r sees the guide pixel of the very
+      sub-pixel that it makes. Nothing of the guide is lost, and the same weights serve both resolutions.
 
     Args:
         channels: channels C of input and output.
         kernel_size: odd, one int or (h, w); K = kh*kw taps.
         scale: factor of upsampling, >= 1.
         dilation, heads, se_ratio, nonlinearity, combine: as for `DDF`, per branch.
-        guide_channels: channels of the guide, which is then required and replaces the depth-wise convolution. None:
-            the guide is optional, and one of C channels takes the place of the depth-wise convolution's result.
+        guide_channels: channels of the guide, which is then required; there is no depth-wise convolution.
+            None: the guide is optional; one of C channels replaces the result of the depth-wise convolution.
 
     Shape:
         x [N, C, H, W], guide [N, guide_channels, H, W] or [N, guide_channels, scale*H, scale*W] ->
@@ -182,9 +178,7 @@ class DDFUp(_DecoupledFilter):
         branches = scale * scale
         self.guide_channels = channels if guide_channels is None else guide_channels
         self.depthwise = (
-            nn.Conv2d(channels, branches * channels, 3, padding=1, groups=channels)
-            if guide_channels is None
-            else None
+            nn.Conv2d(channels, branches * channels, 3, padding=1, groups=channels) if guide_channels is None else None
         )
         self.spatial_branch = nn.Conv2d(
             branches * self.guide_channels, branches * heads * self.taps, 1, groups=branches
@@ -196,48 +190,41 @@ class DDFUp(_DecoupledFilter):
 
     def _spatial_filter(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """[N, R*heads*K, H, W]."""
+        n, c, h, w = x.shape
+        s, g = self.scale, self.guide_channels
         if guide is None:
             if self.depthwise is None:
                 raise DynError(
-                    f"DDFUp: guide_channels={self.guide_channels}, but no guide was given.",
+                    f"DDFUp: guide_channels={g}, but no guide was given.",
                     fix="forward(x, guide), or build the layer with guide_channels=None.",
                 )
-            return self._per_branch(self.depthwise(x))
-        if guide.dim() != 4 or guide.shape[1] != self.guide_channels:
-            raise DynError(
-                f"DDFUp: the guide has shape {list(guide.shape)}, expected [N, {self.guide_channels}, H, W]."
-            )
-        if _is_scaled(guide, x, 1):
+            by_branch = self.depthwise(x).reshape(n, c, s * s, h, w).transpose(1, 2).flatten(1, 2)
+        elif guide.dim() != 4 or guide.shape[1] != g:
+            raise DynError(f"DDFUp: the guide has shape {list(guide.shape)}, expected [N, {g}, H, W].")
+        elif _is_scaled(guide, x, 1):
             # The grouped convolution of R copies of the guide is the ungrouped one of the guide itself.
             return F.conv2d(guide, self.spatial_branch.weight, self.spatial_branch.bias)
-        if _is_scaled(guide, x, self.scale):
-            return self._per_branch(F.pixel_unshuffle(guide, self.scale))
-        raise DynError(
-            f"DDFUp: the guide is {guide.shape[2]}x{guide.shape[3]} and the input {x.shape[2]}x{x.shape[3]}.",
-            fix=f"a guide of {x.shape[2]}x{x.shape[3]} or {x.shape[2] * self.scale}x{x.shape[3] * self.scale}",
-        )
-
-    def _per_branch(self, features: Tensor) -> Tensor:
-        """The 1x1 convolution of every branch on its own channels of features [N, (channel, branch), H, W]."""
-        by_branch = features.unflatten(1, (-1, self.scale * self.scale)).transpose(1, 2).flatten(1, 2)
+        elif _is_scaled(guide, x, s):
+            by_branch = guide.reshape(-1, g, h, s, w, s).permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+        else:
+            raise DynError(
+                f"DDFUp: the guide is {guide.shape[2]}x{guide.shape[3]} and the input {h}x{w}.",
+                fix=f"a guide of {h}x{w} or {h * s}x{w * s}",
+            )
         filters: Tensor = self.spatial_branch(by_branch)
         return filters
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return (
-            super().extra_repr()
-            + f", guide_channels={self.guide_channels if self.depthwise is None else None}"
-        )
+        guide = self.guide_channels if self.depthwise is None else None
+        return f"{super().extra_repr()}, guide_channels={guide}"
 
 
 def _gain(layer: str, nonlinearity: str) -> float:
     try:
         return float(nn.init.calculate_gain(nonlinearity))  # type: ignore[arg-type]
     except ValueError as error:
-        raise DynError(
-            f"{layer}: nonlinearity={nonlinearity!r}.", why=str(error), fix='"relu" or "linear"'
-        ) from None
+        raise DynError(f"{layer}: nonlinearity={nonlinearity!r}.", why=str(error), fix='"relu" or "linear"') from None
 
 
 def _is_scaled(guide: Tensor, x: Tensor, factor: int) -> bool:

@@ -15,11 +15,11 @@ translate = translation(SPEC)
 def body() -> ir.Function:
     """Gather the windows, weigh them with both filters, sum over the taps, shuffle the sub-pixels.
 
-    Everything is float32 in any dtype of X: the standard deviation of a half-precision filter can be smaller than the
-    smallest half. R = scale*scale sub-pixels, P = Ho*Wo.
+    Everything is float32 in any dtype of X: the standard deviation of a half-precision filter can be smaller
+    than the smallest half. R = scale*scale sub-pixels, P = Ho*Wo.
     """
     b = Body(SPEC)
-    x, channel_filter, spatial_filter, channel_gain = b.inputs
+    x = b.inputs[0]
     x32, raw_channel, raw_spatial, gain = (b.Cast(v, to=ir.DataType.FLOAT) for v in b.inputs)
     batch, channels = b.size(x, 0), b.size(x, 1)
     heads, scale = b.attribute_1d("heads"), b.attribute_1d("scale")
@@ -31,12 +31,11 @@ def body() -> ir.Function:
 
     channel = b.Reshape(raw_channel, b.dims(batch, branches, heads, per_head, taps, 1))
     spatial = b.Reshape(raw_spatial, b.dims(batch, branches, heads, 1, taps, -1))
-    channel = b.Mul(
-        _filter_norm(b, channel, taps), b.Reshape(gain, b.dims(branches, heads, per_head, taps, 1))
-    )
+    gain = b.Reshape(gain, b.dims(branches, heads, per_head, taps, 1))
+    channel = b.Mul(_filter_norm(b, channel, taps), gain)
     spatial = b.Mul(_filter_norm(b, spatial, taps), b.attribute("spatial_gain"))
 
-    # D = channel * factor + term is the product or the sum; the switch acts on the spatial filters, which are small.
+    # D = channel * factor + term is the product or the sum; the switch acts on small tensors.
     add = b.switch("combine")
     factor = b.Where(add, b.Constant(value_float=1.0), spatial)
     term = b.Where(add, spatial, b.Constant(value_float=0.0))

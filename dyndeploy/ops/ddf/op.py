@@ -35,13 +35,13 @@ def decoupled_dynamic_filter(
     spatial_gain: float = 1.0,
     relu: bool = False,
 ) -> Tensor:
-    """Decoupled dynamic filter: depth-wise, one filter per sample, channel and pixel (Zhou et al., CVPR 2021, eq. 2).
+    """Decoupled dynamic filter: one filter per sample, channel and pixel (Zhou et al., CVPR 2021, eq. 2).
 
-    y[n, c, s*i + r//s, s*j + r%s] = sum over taps t of channel[n,r,c,t] * spatial[n,r,g,t,i,j] * x[n, c, h, v]
+    y[n, c, s*i + r//s, s*j + r%s] = sum over taps t of channel[n,r,c,t] * spatial[n,r,g,t,i,j] * x[n,c,h,v]
 
-    with s = scale, sub-pixels r = 0..s*s-1, head g = c // (C/heads), (h, v) as in a convolution with zero padding,
-    channel = FN(channel_filter) * channel_gain and spatial = FN(spatial_filter) * spatial_gain. FilterNorm (eq. 3) is
-    FN(D) = (D - mean) / (std + 1e-10) over the K = kh*kw taps of each filter, std unbiased.
+    with s = scale, sub-pixels r = 0..s*s-1, head g = c // (C/heads), (h, v) as in a convolution with zero
+    padding, channel = FN(channel_filter) * channel_gain and spatial = FN(spatial_filter) * spatial_gain.
+    FilterNorm (eq. 3): FN(D) = (D - mean) / (std + 1e-10) over the K = kh*kw taps of a filter, std unbiased.
 
     Args:
         x: [N, C, H, W].
@@ -58,16 +58,14 @@ def decoupled_dynamic_filter(
         relu: apply max(y, 0).
 
     Returns:
-        [N, C, s*Ho, s*Wo], dtype of x; Ho = (H + pads - dilation*(kh-1) - 1) // stride + 1. float16 and bfloat16 are
-        computed in float32 and rounded once.
+        [N, C, s*Ho, s*Wo], dtype of x, with Ho, Wo as of a convolution. float16 and bfloat16 are computed in
+        float32 and rounded once.
 
     Raises:
         DynError: shapes, dtypes or attributes do not fit, or filter_norm with a kernel of one tap.
     """
     if combine not in ("mul", "add"):
-        raise DynError(
-            f"decoupled_dynamic_filter: combine={combine!r}.", fix='combine="mul" or combine="add"'
-        )
+        raise DynError(f"decoupled_dynamic_filter: combine={combine!r}.", fix='combine="mul" or combine="add"')
     kernel = pair(kernel_size)
     reference.check_taps(kernel[0] * kernel[1], filter_norm)
     return _op(

@@ -42,12 +42,13 @@ def forward(
     spatial_gain: float,
     relu: bool,
 ) -> Tensor:
-    """y[n, c, s*i + r//s, s*j + r%s] = sum over taps t of D[n,r,c,t,i,j] * x[n, c, h, v], s = scale, r = 0..s*s-1.
+    """y[n, c, s*i + r//s, s*j + r%s] = sum over taps t of D[n,r,c,t,i,j] * x[n,c,h,v].
 
+    s = scale, r = 0..s*s-1 the sub-pixel;
     h = i*stride - pad + row(t)*dilation (rows), v likewise (columns); a tap outside the map adds nothing.
     D = channel[n,r,c,t] * spatial[n,r,g,t,i,j], or their sum, with head g = c // (C/heads);
     channel = FN(channel_filter) * channel_gain, spatial = FN(spatial_filter) * spatial_gain;
-    FN(D) = (D - mean) / (std + 1e-10) over the K taps of each filter, std unbiased, or D itself without filter_norm.
+    FN(D) = (D - mean) / (std + 1e-10) over the K taps of a filter, std unbiased, or D without filter_norm.
 
     Args:
         x: [N, C, H, W].
@@ -65,9 +66,7 @@ def forward(
     Raises:
         DynError: filter_norm with a kernel of one tap.
     """
-    channel, spatial = _norm(
-        channel_filter, spatial_filter, x.shape[1], heads, scale, kernel_size, filter_norm
-    )
+    channel, spatial = _norm(channel_filter, spatial_filter, x.shape[1], heads, scale, kernel_size, filter_norm)
     channel_weights = channel.z * _gain(channel_gain, channel)
     spatial_weights = spatial.z * spatial_gain
     ho, wo = spatial_filter.shape[2:]
@@ -98,10 +97,8 @@ def backward(
     spatial_gain: float,
     relu: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, channel_filter, spatial_filter and channel_gain; `grad` is that of the output before the ReLU."""
-    channel, spatial = _norm(
-        channel_filter, spatial_filter, x.shape[1], heads, scale, kernel_size, filter_norm
-    )
+    """Gradients of x, channel_filter, spatial_filter and channel_gain; `grad` is the one before the ReLU."""
+    channel, spatial = _norm(channel_filter, spatial_filter, x.shape[1], heads, scale, kernel_size, filter_norm)
     gain = _gain(channel_gain, channel)
     channel_weights, spatial_weights = channel.z * gain, spatial.z * spatial_gain
     grad_y = _unshuffle(grad, heads, scale)
@@ -128,9 +125,7 @@ def backward(
     if needs[1]:
         grad_channel_filter = _norm_gradient(grad_channel * gain, channel).reshape(channel_filter.shape)
     if needs[2]:
-        grad_spatial_filter = _norm_gradient(grad_spatial * spatial_gain, spatial).reshape(
-            spatial_filter.shape
-        )
+        grad_spatial_filter = _norm_gradient(grad_spatial * spatial_gain, spatial).reshape(spatial_filter.shape)
     if needs[3]:
         grad_gain = (grad_channel * channel.z).sum(0).reshape(channel_gain.shape)
     return grad_x, grad_channel_filter, grad_spatial_filter, grad_gain
@@ -141,7 +136,7 @@ def check_taps(taps: int, filter_norm: bool) -> None:
     if filter_norm and taps == 1:
         raise DynError(
             "decoupled_dynamic_filter: kernel_size=(1, 1) with filter_norm=True.",
-            why="FilterNorm divides by the standard deviation over the taps of a filter, and one tap has none.",
+            why="FilterNorm divides by the standard deviation of a filter's taps, and one tap has none.",
             fix="filter_norm=False, or a larger kernel_size.",
         )
 
@@ -155,7 +150,7 @@ def _norm(
     kernel_size: Sequence[int],
     filter_norm: bool,
 ) -> tuple[_Normed, _Normed]:
-    """Both filters, normalised: [N, R, heads, C/heads, K, 1, 1] and [N, R, heads, 1, K, Ho, Wo], R = scale*scale."""
+    """The filters, normalised: [N, R, heads, C/heads, K, 1, 1] and [N, R, heads, 1, K, Ho, Wo]; R = s*s."""
     n, taps = channel_filter.shape[0], kernel_size[0] * kernel_size[1]
     check_taps(taps, filter_norm)
     per_channel = channel_filter.reshape(n, scale * scale, heads, channels // heads, taps, 1, 1)
@@ -167,15 +162,16 @@ def _filter_norm(filters: Tensor, filter_norm: bool) -> _Normed:
     axis = 4
     if not filter_norm:
         return _Normed(filters, None, axis)
-    std = filters.std(axis, keepdim=True)
-    return _Normed((filters - filters.mean(axis, keepdim=True)) / (std + _EPSILON), std, axis)
+    centred = filters - filters.mean(axis, keepdim=True)
+    std = (centred.square().sum(axis, keepdim=True) / (filters.shape[axis] - 1)).sqrt()
+    return _Normed(centred / (std + _EPSILON), std, axis)
 
 
 def _norm_gradient(grad: Tensor, normed: _Normed) -> Tensor:
     """The gradient of a filter from that of its z.
 
-    With e = epsilon: dL/dD = (g - mean(g) - z * (std + e)/std * sum(g*z)/(K-1)) / (std + e). A constant filter (std 0)
-    has z = 0, and its last term is 0.
+    With e = epsilon: dL/dD = (g - mean(g) - z * (std + e)/std * sum(g*z)/(K-1)) / (std + e).
+    A constant filter (std 0) has z = 0, and its last term is 0.
     """
     z, std, axis = normed
     if std is None:
@@ -222,11 +218,14 @@ def _grouped(window: Tensor, heads: int) -> Tensor:
 
 
 def _shuffle(y: Tensor, scale: int) -> Tensor:
-    """[N, R, heads, C/heads, Ho, Wo] -> [N, C, scale*Ho, scale*Wo]: branch r makes sub-pixel (r // scale, r % scale)."""
-    return F.pixel_shuffle(y.flatten(2, 3).transpose(1, 2).flatten(1, 2), scale)
+    """[N, R, heads, C/heads, Ho, Wo] -> [N, C, s*Ho, s*Wo]; branch r makes sub-pixel (r // s, r % s)."""
+    n, _, heads, width, ho, wo = y.shape
+    split = y.reshape(n, scale, scale, heads * width, ho, wo)
+    return split.permute(0, 3, 4, 1, 5, 2).reshape(n, heads * width, ho * scale, wo * scale)
 
 
 def _unshuffle(grad: Tensor, heads: int, scale: int) -> Tensor:
     """The inverse of `_shuffle`."""
-    split = F.pixel_unshuffle(grad, scale).unflatten(1, (heads, -1, scale * scale))
-    return split.movedim(3, 1)
+    n, c, height, width = grad.shape
+    split = grad.reshape(n, heads, c // heads, height // scale, scale, width // scale, scale)
+    return split.permute(0, 4, 6, 1, 2, 3, 5).flatten(1, 2)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 
 def kept(saliency: Tensor, heads: int, inactive: int, threshold: float) -> Tensor:
@@ -20,7 +19,7 @@ def kept(saliency: Tensor, heads: int, inactive: int, threshold: float) -> Tenso
     zeros, for one) drop more than `inactive` channels, as in the official code; inactive = 0 keeps all.
     With inactive = -1 the limit is `threshold` for all heads (DGC-G).
     """
-    s = saliency.reshape(saliency.shape[0], heads, -1)
+    s = saliency.reshape(saliency.shape[0], heads, saliency.shape[1] // heads)
     if inactive == 0:
         return torch.ones_like(s, dtype=torch.bool)
     if inactive < 0:
@@ -43,7 +42,7 @@ def forward(
     shuffle: bool,
     relu: bool,
 ) -> Tensor:
-    """row[i] = bias[i] + weight[i] * (gate[h] x); h is the head of row i, gate the saliency or 0 where dropped.
+    """row[i] = bias[i] + weight[i] * (gate[h] x); h is the head of row i, gate its saliency, 0 where dropped.
 
     Args:
         x: [N, C, H, W], after BatchNorm and ReLU.
@@ -85,30 +84,38 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, saliency, weight and bias; `grad` is that of the output before the ReLU.
 
-    Only what was kept learns: a dropped channel's saliency, and its weights, get exactly zero.
+    Only what was kept learns: where a head drops a channel, the saliency gets exactly zero, and x and weight
+    nothing from there.
     """
     if shuffle:
         grad = _transposed(grad, grad.shape[1] // heads)
     gate = _gate(saliency, heads, inactive, threshold)
     gated = _gated(x, gate, padding)
-    window = (tuple(stride), 0, tuple(dilation), heads)
-
-    grad_x = grad_saliency = grad_weight = None
-    if needs[0] or needs[1]:
-        n, c, height, width = x.shape
+    grad_gated, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+        grad,
+        gated,
+        weight,
+        bias.shape,
+        stride,
+        (0, 0),
+        dilation,
+        False,
+        (0, 0),
+        heads,
+        (needs[0] or needs[1], needs[2], needs[3]),
+    )
+    grad_x = grad_saliency = None
+    if grad_gated is not None:
         top, left, _, _ = padding
-        grad_gated = conv2d_input(gated.shape, weight, grad, *window)
+        height, width = x.shape[2:]
         grad_gated = grad_gated[:, :, top : top + height, left : left + width]
-        grad_gated = grad_gated.reshape(n, heads, c, height, width)
+        grad_gated = grad_gated.reshape(x.shape[0], heads, *x.shape[1:])
         if needs[0]:
             grad_x = (grad_gated * gate[..., None, None]).sum(1)
         if needs[1]:
-            per_channel = (grad_gated * x[:, None]).sum((3, 4))
-            grad_saliency = torch.where(kept(saliency, heads, inactive, threshold), per_channel, 0.0)
-            grad_saliency = grad_saliency.reshape(saliency.shape)
-    if needs[2]:
-        grad_weight = conv2d_weight(gated, weight.shape, grad, *window)
-    return grad_x, grad_saliency, grad_weight, grad.sum((0, 2, 3)) if needs[3] else None
+            slope = (grad_gated * x[:, None]).sum((3, 4))
+            grad_saliency = torch.where(kept(saliency, heads, inactive, threshold), slope, 0.0)
+    return grad_x, grad_saliency, grad_weight, grad_bias
 
 
 def _gate(saliency: Tensor, heads: int, inactive: int, threshold: float) -> Tensor:

@@ -67,9 +67,7 @@ class DRConv2d(nn.Module):
         self.padding, self.dilation = pair(padding), pair(dilation)
         self.regions = regions
         self.guide_conv = (
-            nn.Conv2d(
-                in_channels, regions, self.kernel_size, self.stride, self.padding, self.dilation, bias=False
-            )
+            nn.Conv2d(in_channels, regions, self.kernel_size, self.stride, self.padding, self.dilation, bias=False)
             if guide_conv
             else None
         )
@@ -158,7 +156,7 @@ class MixGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, m*O, C*K]."""
-        share = 2 * self.mixture(x.mean((2, 3))).sigmoid() / self.bases
+        share = self.mixture(x.mean((2, 3))).sigmoid() * (2 / self.bases)
         filters: Tensor = share.reshape(-1, self.regions, self.bases) @ self.weight.flatten(1)
         return filters.reshape(x.shape[0], self.regions * self.weight.shape[1], -1)
 
@@ -181,9 +179,7 @@ class PaperGenerator(nn.Module):
         [N, C, H, W] -> [N, m*O, C*K].
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: tuple[int, int], regions: int
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, int], regions: int) -> None:
         super().__init__()
         self.kernel_size, self.rows = kernel_size, regions * out_channels
         self.squeeze = nn.Conv2d(in_channels, regions * regions, 1)
@@ -200,11 +196,12 @@ class PaperGenerator(nn.Module):
 def _pooling(x: Tensor, axis: int, cells: int) -> Tensor:
     """Averages of adaptive pooling along one axis of x, as a matrix [cells, size] in the dtype of x.
 
-    Cell i takes the positions from floor(i*size/cells) to before ceil((i+1)*size/cells).
+    Cell i takes the positions from floor(i*size/cells) to before ceil((i+1)*size/cells): all that it
+    overlaps, p + 1 > i*size/cells and p < (i+1)*size/cells.
     """
     size = x.shape[axis]
     cell = torch.arange(cells, device=x.device)[:, None]
     position = torch.arange(size, device=x.device)
-    begin, end = cell * size // cells, ((cell + 1) * size + cells - 1) // cells
-    inside = (begin <= position) & (position < end)
-    return inside.to(x.dtype) / (end - begin).to(x.dtype)
+    overlap = (cell * size < (position + 1) * cells) & (position * cells < (cell + 1) * size)
+    weights = overlap.to(x.dtype)
+    return weights / weights.sum(1, keepdim=True)

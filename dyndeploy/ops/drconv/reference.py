@@ -51,7 +51,7 @@ def forward(
     """
     responses = _responses(filters, _columns(x, kernel_size, stride, padding, dilation), regions)
     y = responses.gather(1, _selection(guide, responses.shape[2])).squeeze(1)
-    y = y.reshape(x.shape[0], -1, *guide.shape[2:]) + bias[:, None, None]
+    y = y.reshape(x.shape[0], bias.shape[0], *guide.shape[2:]) + bias[:, None, None]
     return y.relu() if relu else y
 
 
@@ -76,14 +76,14 @@ def backward(
     sum_t F[t] * (W[t] * x), F = softmax_t(guide) (eq. 6-8): with g[t] = <grad, W[t] * x> per pixel,
     d guide[t] = F[t] * (g[t] - sum_s F[s] * g[s]). The bias, the same in all regions, cancels in it.
     """
-    n, _, height, width = x.shape
     columns = _columns(x, kernel_size, stride, padding, dilation)
-    rows = grad.reshape(n, 1, bias.shape[0], -1)
-    chosen = rows.new_zeros(n, regions, *rows.shape[2:]).scatter_(1, _selection(guide, bias.shape[0]), rows)
-    chosen = chosen.reshape(n, regions * bias.shape[0], -1)
+    rows = grad.flatten(2)[:, None]
+    chosen = rows.new_zeros(x.shape[0], regions, *rows.shape[2:])
+    chosen = chosen.scatter_(1, _selection(guide, bias.shape[0]), rows).flatten(1, 2)
 
     grad_x = grad_filters = grad_guide = None
     if needs[0]:
+        height, width = x.shape[2:]
         top, left, bottom, right = padding
         padded = (height + top + bottom, width + left + right)
         windows = filters.transpose(1, 2) @ chosen
@@ -107,15 +107,13 @@ def _columns(
 ) -> Tensor:
     """All windows of x: [N, C*K, Ho*Wo]."""
     top, left, bottom, right = padding
-    return F.unfold(
-        F.pad(x, (left, right, top, bottom)), tuple(kernel_size), tuple(dilation), stride=tuple(stride)
-    )
+    return F.unfold(F.pad(x, (left, right, top, bottom)), tuple(kernel_size), tuple(dilation), stride=tuple(stride))
 
 
 def _responses(filters: Tensor, columns: Tensor, regions: int) -> Tensor:
     """What every region's filters would give at every pixel: [N, m, O, Ho*Wo]."""
     n, rows, _ = filters.shape
-    return (filters @ columns).reshape(n, regions, rows // regions, -1)
+    return (filters @ columns).reshape(n, regions, rows // regions, columns.shape[2])
 
 
 def _selection(guide: Tensor, channels: int) -> Tensor:

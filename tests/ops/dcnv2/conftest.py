@@ -11,7 +11,7 @@ Draw = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
 
 @pytest.fixture(scope="session")
 def draw() -> Draw:
-    """A function that draws x, offset_mask, weight and bias in float64; `spread` is the offsets' deviation in pixels."""
+    """A function that draws x, offset_mask, weight and bias; `spread` is the offsets' deviation in pixels."""
 
     def draw_tensors(
         n: int = 2,

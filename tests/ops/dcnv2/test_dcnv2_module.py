@@ -11,7 +11,7 @@ from dyndeploy.errors import DynError
 from dyndeploy.ops.dcnv2.module import ModulatedDeformConv2d
 from dyndeploy.ops.dcnv2.op import modulated_deform_conv2d
 
-ANISOTROPIC = dict(kernel_size=(3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2))
+ANISOTROPIC = {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}
 
 
 def randomised(layer, seed=0):
@@ -29,7 +29,7 @@ def x():
 
 @pytest.mark.parametrize(
     ("options", "factor"),
-    [(dict(), 0.5), (dict(mask_scale=2.0), 1.0), (dict(modulated=False), 1.0), (dict(offset_groups=4), 0.5)],
+    [({}, 0.5), ({"mask_scale": 2.0}, 1.0), ({"modulated": False}, 1.0), ({"offset_groups": 4}, 0.5)],
 )
 @pytest.mark.parametrize("groups", [1, 2])
 def test_starts_as_a_scaled_convolution(x, options, factor, groups):
@@ -67,7 +67,9 @@ def test_predictors_of_resnet50_have_the_parameters_of_the_paper(modulated, para
 @pytest.mark.parametrize("offset_groups", [1, 2])
 def test_dcnv1_has_offsets_and_masks_of_one(x, offset_groups):
     layer = randomised(
-        ModulatedDeformConv2d(4, 6, **ANISOTROPIC, offset_groups=offset_groups, modulated=False, mask_scale=2.0)
+        ModulatedDeformConv2d(
+            4, 6, **ANISOTROPIC, offset_groups=offset_groups, modulated=False, mask_scale=2.0
+        )
     )
     offset = layer.predictor(x)
     assert offset.shape[1] == 2 * offset_groups * 6
@@ -113,7 +115,11 @@ def test_everything_learns(x, modulated):
 def test_compiles_and_exports_with_dynamic_dims(x, modulated):
     layer = randomised(ModulatedDeformConv2d(4, 6, **ANISOTROPIC, modulated=modulated)).eval()
     torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
-    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=4), 3: torch.export.Dim("width", min=4)}
+    dims = {
+        0: torch.export.Dim("batch"),
+        2: torch.export.Dim("height", min=4),
+        3: torch.export.Dim("width", min=4),
+    }
     module = torch.export.export(layer, (x,), dynamic_shapes={"x": dims}).module()
     for shape in ((1, 4, 4, 4), (3, 4, 12, 7)):
         other = torch.randn(shape, generator=torch.Generator().manual_seed(2))
@@ -137,19 +143,24 @@ def test_state_dict_survives():
 
 def test_repr():
     layer = ModulatedDeformConv2d(4, 6, 3, stride=2, padding=1, offset_groups=2, modulated=False)
-    assert repr(layer).splitlines()[1].strip().startswith("4, 6, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)")
+    assert (
+        repr(layer)
+        .splitlines()[1]
+        .strip()
+        .startswith("4, 6, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)")
+    )
     assert "modulated=False" in repr(layer)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(groups=3), "in_channels=4 is not divisible by 3 groups"),
-        (dict(groups=4), "out_channels=6 is not divisible by 4 groups"),
-        (dict(offset_groups=3), "in_channels=4 is not divisible by 3 groups"),
-        (dict(groups=0), "in_channels=4 is not divisible by 0 groups"),
-        (dict(padding=(1, 1, 1, 1)), r"\(1, 1, 1, 1\) is not one int or two"),
-        (dict(stride=(1, 2, 3)), r"\(1, 2, 3\) is not one int or two"),
+        ({"groups": 3}, "in_channels=4 is not divisible by 3 groups"),
+        ({"groups": 4}, "out_channels=6 is not divisible by 4 groups"),
+        ({"offset_groups": 3}, "in_channels=4 is not divisible by 3 groups"),
+        ({"groups": 0}, "in_channels=4 is not divisible by 0 groups"),
+        ({"padding": (1, 1, 1, 1)}, r"\(1, 1, 1, 1\) is not one int or two"),
+        ({"stride": (1, 2, 3)}, r"\(1, 2, 3\) is not one int or two"),
     ],
 )
 def test_bad_arguments(options, message):

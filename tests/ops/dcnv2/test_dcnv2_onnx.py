@@ -12,20 +12,20 @@ from dyndeploy.testing.single_op import single_op_model
 
 SHAPES = [(1, (7, 6)), (3, (5, 9)), (2, (12, 4))]
 CASES = {
-    "plain": (dict(), dict()),
+    "plain": ({}, {}),
     "anisotropic": (
-        dict(kernel=(3, 2), stride=(2, 1), padding=(1, 0, 2, 1), dilation=(1, 2)),
-        dict(strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2]),
+        {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 0, 2, 1), "dilation": (1, 2)},
+        {"strides": [2, 1], "pads": [1, 0, 2, 1], "dilations": [1, 2]},
     ),
-    "groups": (dict(groups=2, padding=(1, 1, 1, 1)), dict(group=2, pads=[1, 1, 1, 1])),
+    "groups": ({"groups": 2, "padding": (1, 1, 1, 1)}, {"group": 2, "pads": [1, 1, 1, 1]}),
     "offset groups": (
-        dict(groups=2, offset_groups=4, kernel=(2, 3), stride=(1, 3)),
-        dict(group=2, offset_group=4, strides=[1, 3]),
+        {"groups": 2, "offset_groups": 4, "kernel": (2, 3), "stride": (1, 3)},
+        {"group": 2, "offset_group": 4, "strides": [1, 3]},
     ),
-    "large offsets": (dict(spread=8.0, padding=(1, 1, 1, 1)), dict(pads=[1, 1, 1, 1])),
-    "one tap": (dict(kernel=(1, 1)), dict()),
-    "relu, 2*sigmoid": (dict(), dict(relu=1, mask_scale=2.0)),
-    "no sigmoid": (dict(), dict(sigmoid=0, mask_scale=-0.5)),
+    "large offsets": ({"spread": 8.0, "padding": (1, 1, 1, 1)}, {"pads": [1, 1, 1, 1]}),
+    "one tap": ({"kernel": (1, 1)}, {}),
+    "relu, 2*sigmoid": ({}, {"relu": 1, "mask_scale": 2.0}),
+    "no sigmoid": ({}, {"sigmoid": 0, "mask_scale": -0.5}),
 }
 TORCH_NAMES = {a.name: a.torch_name for a in SPEC.attributes}
 
@@ -70,7 +70,7 @@ def test_one_session_serves_every_shape(draw, case, attributes, dtype, gridsampl
 @pytest.mark.parametrize("size", [(1, 5), (5, 1), (1, 1)])
 def test_maps_of_one_row_or_column(draw, size, gridsample):
     tensors = [t.float() for t in draw(size=size, padding=(1, 1, 1, 1))]
-    attributes = dict(pads=[1, 1, 1, 1])
+    attributes = {"pads": [1, 1, 1, 1]}
     (y,) = open_session(attributes, gridsample=gridsample).run(None, feeds(tensors))
     assert relative_error(y, expected(tensors, attributes)) < SPEC.tolerance["float32"]
 
@@ -80,18 +80,18 @@ def test_maps_of_one_row_or_column(draw, size, gridsample):
 def test_offsets_that_reach_nothing_contribute_nothing(draw, offset, axis, gridsample):
     tensors = [t.float() for t in draw(padding=(1, 1, 1, 1))]
     tensors[1][0, 2 * 5 + axis] = offset
-    attributes = dict(pads=[1, 1, 1, 1])
+    attributes = {"pads": [1, 1, 1, 1]}
     (y,) = open_session(attributes, gridsample=gridsample).run(None, feeds(tensors))
     assert relative_error(y, expected(tensors, attributes)) < SPEC.tolerance["float32"]
 
 
 @pytest.mark.parametrize("at", [-1.0, 0.0, 2.0, 3.0, -0.5, 2.5])
 def test_samples_on_the_border(at, gridsample):
-    """One tap that samples a 3x4 map at row `at`, column 1; -1 and H = 3 are the first positions that give zero."""
+    """One tap that samples a 3x4 map at row `at`, column 1; -1 and H = 3 are the first that give zero."""
     x = np.full((1, 1, 3, 4), 8, np.float32)
     offset_mask = np.array([at, 1, 1], np.float32).reshape(1, 3, 1, 1)
     arrays = [x, offset_mask, np.ones((1, 1, 1, 1), np.float32), np.zeros(1, np.float32)]
-    session = open_session(dict(strides=[9, 9], sigmoid=0), gridsample=gridsample)
+    session = open_session({"strides": [9, 9], "sigmoid": 0}, gridsample=gridsample)
     (y,) = session.run(None, {t.name: a for t, a in zip(SPEC.inputs, arrays)})
     inside = {-1.0: 0, 0.0: 8, 2.0: 8, 3.0: 0, -0.5: 4, 2.5: 4}
     assert y.item() == pytest.approx(inside[at], abs=1e-5)
@@ -113,8 +113,9 @@ def test_gridsample_body_needs_no_deformconv():
 
 def test_one_body_serves_nodes_of_different_attributes(draw, gridsample):
     """Two nodes in one model, one function: nothing of a node may be in it."""
-    first = single_op_model(SPEC, dict(pads=[1, 1, 1, 1]), gridsample=gridsample)
-    second = single_op_model(SPEC, dict(strides=[2, 1], dilations=[1, 2], group=2, relu=1), gridsample=gridsample)
+    first = single_op_model(SPEC, {"pads": [1, 1, 1, 1]}, gridsample=gridsample)
+    attributes = {"strides": [2, 1], "dilations": [1, 2], "group": 2, "relu": 1}
+    second = single_op_model(SPEC, attributes, gridsample=gridsample)
     assert first.functions[0] == second.functions[0]
     merged = onnx.compose.merge_graphs(
         onnx.compose.add_prefix_graph(first.graph, "first_"),
@@ -132,15 +133,13 @@ def test_one_body_serves_nodes_of_different_attributes(draw, gridsample):
         {f"first_{k}": v for k, v in feeds(one).items()}
         | {f"second_{k}": v for k, v in feeds(two).items() if k != "X"},
     )
-    middle = expected(one, dict(pads=[1, 1, 1, 1]))
-    truth = expected(
-        [middle, *two[1:]], dict(strides=[2, 1], dilations=[1, 2], group=2, relu=1)
-    )
+    middle = expected(one, {"pads": [1, 1, 1, 1]})
+    truth = expected([middle, *two[1:]], attributes)
     assert relative_error(y, truth) < SPEC.tolerance["float32"]
 
 
 def test_bfloat16_is_valid(gridsample):
-    """ONNX Runtime has no bfloat16 kernels on the CPU; the checker knows the types of every node of the body."""
+    """ONNX Runtime has no bfloat16 kernels on the CPU; the checker knows the types of every node."""
     model = single_op_model(SPEC, {}, "bfloat16", gridsample=gridsample)
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     assert inferred.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16
@@ -148,6 +147,6 @@ def test_bfloat16_is_valid(gridsample):
 
 def test_gridsample_body_in_the_reference_evaluator(draw):
     tensors = [t.float() for t in draw(n=1, o=2, size=(1, 5), padding=(1, 1, 1, 1))]
-    attributes = dict(pads=[1, 1, 1, 1])
+    attributes = {"pads": [1, 1, 1, 1]}
     (y,) = ReferenceEvaluator(single_op_model(SPEC, attributes, gridsample=True)).run(None, feeds(tensors))
     assert relative_error(y, expected(tensors, attributes)) < 1e-5

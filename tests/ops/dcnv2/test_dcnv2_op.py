@@ -8,7 +8,7 @@ from dyndeploy.errors import DynError
 from dyndeploy.ops._torch import torch_op
 from dyndeploy.ops.dcnv2.op import SPEC, modulated_deform_conv2d
 
-ANISOTROPIC = dict(stride=(2, 1), padding=(1, 0, 2, 1), dilation=(1, 2), groups=2, offset_groups=2)
+ANISOTROPIC = {"stride": (2, 1), "padding": (1, 0, 2, 1), "dilation": (1, 2), "groups": 2, "offset_groups": 2}
 
 
 def positional(*, relu=False):
@@ -50,7 +50,7 @@ def test_only_the_wanted_gradient_is_computed(tensors, wanted):
 
 
 def test_offsets_that_reach_nothing_have_no_gradient(tensors):
-    x, offset_mask, weight, bias = tensors
+    offset_mask = tensors[1]
     offset_mask[:, 0] = float("nan")
     offset_mask[:, 3] = 1e20
     for t in tensors:
@@ -136,7 +136,9 @@ def test_autocast_runs_in_its_dtype(tensors, dtype):
 def test_autocast_takes_mixed_dtypes_and_leaves_float64(tensors):
     x, offset_mask, weight, bias = tensors
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = modulated_deform_conv2d(x.float(), offset_mask.bfloat16(), weight.float(), bias.half(), **ANISOTROPIC)
+        mixed = modulated_deform_conv2d(
+            x.float(), offset_mask.bfloat16(), weight.float(), bias.half(), **ANISOTROPIC
+        )
         double = modulated_deform_conv2d(*tensors, **ANISOTROPIC)
     assert mixed.dtype == torch.bfloat16
     assert double.dtype == torch.float64

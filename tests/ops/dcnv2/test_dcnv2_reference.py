@@ -16,23 +16,30 @@ from dyndeploy.ops.dcnv2.op import SPEC, modulated_deform_conv2d
 from dyndeploy.testing.single_op import single_op_model
 
 # Anisotropic in everything, so that no height can be taken for a width.
-ANISOTROPIC = dict(stride=(2, 1), padding=(1, 0, 2, 1), dilation=(1, 2))
+ANISOTROPIC = {"stride": (2, 1), "padding": (1, 0, 2, 1), "dilation": (1, 2)}
 CASES = {
-    "plain": dict(),
-    "padded": dict(padding=(1, 1, 1, 1)),
+    "plain": {},
+    "padded": {"padding": (1, 1, 1, 1)},
     "anisotropic": dict(kernel=(3, 2), **ANISOTROPIC),
-    "stride along the width": dict(kernel=(2, 3), stride=(1, 3), padding=(0, 2, 1, 0), dilation=(2, 1)),
-    "groups": dict(groups=2, padding=(1, 1, 1, 1)),
-    "offset groups": dict(offset_groups=4, padding=(1, 1, 1, 1)),
+    "stride along the width": {
+        "kernel": (2, 3),
+        "stride": (1, 3),
+        "padding": (0, 2, 1, 0),
+        "dilation": (2, 1),
+    },
+    "groups": {"groups": 2, "padding": (1, 1, 1, 1)},
+    "offset groups": {"offset_groups": 4, "padding": (1, 1, 1, 1)},
     "both groups": dict(groups=2, offset_groups=4, kernel=(2, 3), **ANISOTROPIC),
-    "large offsets": dict(spread=8.0, padding=(1, 1, 1, 1)),
-    "one tap": dict(kernel=(1, 1)),
+    "large offsets": {"spread": 8.0, "padding": (1, 1, 1, 1)},
+    "one tap": {"kernel": (1, 1)},
 }
 
 
 def attributes_of(case):
     """The attributes among the arguments of `draw`."""
-    return {k: v for k, v in case.items() if k in ("stride", "padding", "dilation", "groups", "offset_groups")}
+    return {
+        k: v for k, v in case.items() if k in ("stride", "padding", "dilation", "groups", "offset_groups")
+    }
 
 
 def naive(
@@ -50,7 +57,7 @@ def naive(
     mask_scale=1.0,
     relu=False,
 ):
-    """Eq. 1 as loops in float64. Bilinear interpolation is the kernel of the first paper's eq. 4, over every pixel."""
+    """Eq. 1 as loops. Bilinear interpolation is the kernel of the first paper's eq. 4, over every pixel."""
     x, offset_mask, weight, bias = (np.asarray(t) for t in (x, offset_mask, weight, bias))
     n, c, height, width = x.shape
     o, _, kh, kw = weight.shape
@@ -90,7 +97,7 @@ def test_agrees_with_naive_loops(draw, case):
 @pytest.mark.parametrize("relu", [True, False])
 def test_mask_and_relu_agree_with_naive_loops(draw, sigmoid, mask_scale, relu):
     tensors = draw(size=(4, 5))
-    attributes = dict(sigmoid=sigmoid, mask_scale=mask_scale, relu=relu)
+    attributes = {"sigmoid": sigmoid, "mask_scale": mask_scale, "relu": relu}
     torch.testing.assert_close(modulated_deform_conv2d(*tensors, **attributes), naive(*tensors, **attributes))
 
 
@@ -105,13 +112,13 @@ def test_agrees_with_naive_loops_on_drawn_attributes(draw, data):
     smallest = [max(1, d * (k - 1) + 1 - a - b) for d, k, a, b in zip(dilation, kernel, padding, padding[2:])]
     size = [low + data.draw(st.integers(0, 3), "more") for low in smallest]
     groups, offset_groups = data.draw(st.sampled_from([1, 2, 4])), data.draw(st.sampled_from([1, 2, 4]))
-    attributes = dict(
-        stride=data.draw(twice(1, 3), "stride"),
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        offset_groups=offset_groups,
-    )
+    attributes = {
+        "stride": data.draw(twice(1, 3), "stride"),
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "offset_groups": offset_groups,
+    }
     tensors = draw(
         n=data.draw(st.integers(1, 2)),
         o=groups * data.draw(st.integers(1, 2)),
@@ -121,12 +128,18 @@ def test_agrees_with_naive_loops_on_drawn_attributes(draw, data):
         seed=data.draw(st.integers(0, 1000)),
         **attributes,
     )
-    attributes |= dict(sigmoid=data.draw(st.booleans()), mask_scale=data.draw(st.sampled_from([1.0, 2.0])))
+    attributes |= {"sigmoid": data.draw(st.booleans()), "mask_scale": data.draw(st.sampled_from([1.0, 2.0]))}
     torch.testing.assert_close(modulated_deform_conv2d(*tensors, **attributes), naive(*tensors, **attributes))
 
 
 def standard_model(attributes):
-    names = dict(stride="strides", padding="pads", dilation="dilations", groups="group", offset_groups="offset_group")
+    names = {
+        "stride": "strides",
+        "padding": "pads",
+        "dilation": "dilations",
+        "groups": "group",
+        "offset_groups": "offset_group",
+    }
     return single_op_model(SPEC, {names[k]: v for k, v in attributes.items()})
 
 

@@ -1,0 +1,112 @@
+"""`dyndeploy check`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+from rich.text import Text
+
+from dyndeploy.cli._options import BundleArgument, JsonOption, RuntimeOption
+from dyndeploy.cli._render import heading, out, print_json, progress, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from dyndeploy.pipeline.check import CheckResult, RuntimeResult
+    from dyndeploy.testing.numeric import Verdict
+
+_STYLES = {"identical": "green", "within noise": "green", "suspicious": "yellow", "broken": "bold red"}
+
+
+def check(bundle: BundleArgument, runtime: RuntimeOption = None, as_json: JsonOption = False) -> None:
+    """Compare every runtime with the float64 reference, and name the node where one is wrong.
+
+    Exits with 1 when the verdict is bad.
+    """
+    from dyndeploy.pipeline import check as pipeline
+
+    with progress("check") as tell:
+        result = pipeline.check(bundle, runtimes=runtime, progress=tell)
+    if as_json:
+        print_json(result)
+    else:
+        print_check(out(), result)
+    raise typer.Exit(result.exit_code)
+
+
+def print_check(console: Console, result: CheckResult) -> None:
+    """The verdict of every runtime at every point, the numbers behind it, and who is to blame."""
+    console.print(heading(f"{result.bundle}, {result.precision}: error against the float64 reference"))
+    points = {p.point: p.sizes for r in result.runtimes for p in r.points}
+    for point, sizes in points.items():
+        console.print(f"  {point}: {', '.join(f'{name}={size}' for name, size in sizes.items()) or 'fixed sizes'}")
+    for runtime in result.runtimes:
+        _print_runtime(console, runtime)
+    console.print()
+    if result.changed_files:
+        console.print(f"changed since the export: {', '.join(result.changed_files)}", style="yellow")
+    word = result.verdict.value if result.ok or not result.verdict.ok else "a runtime asked for is not available"
+    console.print(Text.assemble("verdict: ", (word, "bold green" if result.ok else "bold red")))
+
+
+def _print_runtime(console: Console, runtime: RuntimeResult) -> None:
+    name = f"\n{runtime.runtime}, {runtime.dtype}: "
+    if runtime.verdict is None:
+        console.print(Text.assemble((name, "bold"), "not available"))
+        console.print(Text(str(runtime.unavailable), style="dim"), soft_wrap=True)
+        return
+    console.print(Text.assemble((name, "bold"), _word(runtime.verdict)))
+    rows = list(_rows(runtime))
+    if rows:
+        console.print(table(("point", "verdict", "relative L2", "1-cosine", "p99", "max", "at"), rows, text=2))
+    for line in _remarks(runtime):
+        console.print(f"  {line}", soft_wrap=True)
+
+
+def _rows(runtime: RuntimeResult) -> Iterator[tuple[str | Text, ...]]:
+    for point in runtime.points:
+        for output in point.outputs:
+            label = point.point if len(point.outputs) == 1 else f"{point.point} {output.name}"
+            word, error = _word(output.judgement.verdict), output.error
+            if error is None:
+                yield label, word, "other shape", "", "", "", ""
+                continue
+            values = (error.relative_l2, 1 - error.cosine, error.p99, error.max)
+            yield label, word, *(f"{abs(v):.1e}" for v in values), f"[{','.join(map(str, error.max_index))}]"
+
+
+def _remarks(runtime: RuntimeResult) -> Iterator[str]:
+    if runtime.failure:
+        yield runtime.failure
+    for point in runtime.points:
+        if point.failure:
+            yield f"{point.point}: {point.failure}"
+    yield from _choices(runtime)
+    if runtime.guilty:
+        guilty, judgement = runtime.guilty, runtime.guilty.judgement
+        yield (
+            f"guilty: {guilty.node} ({guilty.op_type}), "
+            f"{judgement.statistic} {judgement.value:.1e}, at most {judgement.limit:.1e} is noise"
+        )
+        if len(guilty.among) > 1:
+            yield f"  or one of those fused with it: {', '.join(n for n in guilty.among if n != guilty.node)}"
+
+
+def _choices(runtime: RuntimeResult) -> Iterator[str]:
+    """Every flip is shown; where there is none, that is said too."""
+    choices = [(point.point, choice) for point in runtime.points for choice in point.choices]
+    for point, choice in choices:
+        if choice.flips:
+            yield (
+                f"{point}: {choice.node} ({choice.op_type}) decides {choice.flips} of {choice.decisions} "
+                f"choices differently; gap {choice.gap:.1e}, up to {choice.margin:.1e} is noise"
+            )
+    if choices and not any(choice.flips for _, choice in choices):
+        yield f"all {sum(choice.decisions for _, choice in choices)} discrete choices are those of float64"
+
+
+def _word(verdict: Verdict) -> Text:
+    return Text(verdict.value, style=_STYLES[verdict.value])

@@ -1,0 +1,1 @@
+"""Self-calibrated convolution (SCConv)."""

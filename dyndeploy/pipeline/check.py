@@ -1,0 +1,173 @@
+"""The verdict: every runtime against the float64 reference, with PyTorch's own error as the yardstick."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+
+from dyndeploy.errors import DynError, MissingPackageError
+from dyndeploy.pipeline.blame import Guilty, find_guilty
+from dyndeploy.pipeline.bundle import DTYPE_OF, Arrays, Bundle
+from dyndeploy.pipeline.check_result import CheckResult, OutputResult, PointResult, RuntimeResult
+from dyndeploy.pipeline.choices import decide, judge_choice
+from dyndeploy.pipeline.inner import Anatomy, Reader
+from dyndeploy.pipeline.yardstick import Given, Yardstick
+from dyndeploy.runtimes import Session, UnavailableError, open_session, runtime_names
+from dyndeploy.runtimes.program import Program
+from dyndeploy.tensors import POINTS, Point, sizes_at
+from dyndeploy.testing.numeric import Array, Judgement, Verdict, bit_equal, compare, judge
+
+__all__ = ["CheckResult", "OutputResult", "PointResult", "Progress", "RuntimeResult", "check"]
+
+Progress = Callable[[str], None]
+
+
+def check(
+    bundle: Bundle | str | os.PathLike[str],
+    *,
+    runtimes: Sequence[str] | None = None,
+    points: Sequence[Point] | None = None,
+    progress: Progress | None = None,
+) -> CheckResult:
+    """Compare every runtime with the float64 reference, and store the summary in the bundle's manifest.
+
+    A runtime passes when its error is not much larger than PyTorch's own in the bundle's dtype
+    (`dyndeploy.testing.numeric.judge`). Where a discrete choice flips within its margin, the reference is
+    computed again with the runtime's choices (`dyndeploy.pipeline.choices`). Where a runtime does not pass,
+    the guilty node is searched at the smallest point that fails (`dyndeploy.pipeline.blame`).
+
+    Args:
+        bundle: a bundle, or its folder.
+        runtimes: names of runtimes; all that are registered when left out, and then one that is not available
+            is no failure.
+        points: "min", "opt", "max"; all that the bundle has goldens for when left out.
+        progress: called with a line to show.
+
+    Raises:
+        MissingPackageError: torch is not installed, so that there is no yardstick.
+        DynError: no bundle, unknown runtime, no such point, or model.pt2 does not compute the stored
+            reference.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    unknown = [name for name in runtimes or () if name not in runtime_names()]
+    if unknown:
+        raise DynError(f"There is no runtime {', '.join(unknown)}.", fix=f"one of {', '.join(runtime_names())}")
+    run = _Check(opened, points or opened.manifest.goldens, progress or (lambda line: None))
+    results = tuple(run.runtime(name, dtype) for name, dtype in _rows(opened, runtimes or runtime_names()))
+    passed = all(r.verdict.ok if r.verdict else runtimes is None for r in results)
+    result = CheckResult(
+        bundle=opened.name,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        precision=opened.manifest.precision,
+        verdict=Verdict.worst(r.verdict for r in results if r.verdict),
+        ok=passed,
+        runtimes=results,
+        changed_files=tuple(opened.changed_files()),
+    )
+    opened.manifest.check = result.summary()
+    opened.save_manifest()
+    return result
+
+
+def _rows(bundle: Bundle, runtimes: Sequence[str]) -> list[tuple[str, str]]:
+    """(runtime, dtype) pairs: torch once more in float32, to show what the lower precision costs."""
+    dtype = DTYPE_OF[bundle.manifest.precision]
+    return [
+        (name, d)
+        for name in dict.fromkeys(runtimes)
+        for d in (dict.fromkeys(("float32", dtype)) if name == "torch" else (dtype,))
+    ]
+
+
+class _Check:
+    """The programs and yardsticks that all runtimes of one check share."""
+
+    def __init__(self, bundle: Bundle, points: Sequence[Point], tell: Progress) -> None:
+        self._bundle, self._tell = bundle, tell
+        self._dtype = DTYPE_OF[bundle.manifest.precision]
+        tell("load model.pt2")
+        reference = Program.load(bundle.program_path, "float64")
+        self._own = Program.load(bundle.program_path, self._dtype)
+        self._anatomy = Anatomy.of(bundle, self._own)
+        self._yardsticks: dict[Point, Yardstick] = {}
+        for point in sorted(points, key=POINTS.index):
+            tell(f"float64 and PyTorch at {point}")
+            self._yardsticks[point] = Yardstick(bundle, point, reference, self._own, self._anatomy.choices)
+
+    def runtime(self, name: str, dtype: str) -> RuntimeResult:
+        """Judge one runtime at all points."""
+        label = f"{name} {dtype}"
+        self._tell(f"open {label}")
+        try:
+            session = open_session(self._bundle, name, **({"dtype": dtype} if name == "torch" else {}))
+        except (UnavailableError, MissingPackageError) as error:
+            return RuntimeResult(runtime=name, dtype=dtype, verdict=None, unavailable=str(error))
+        except DynError as error:
+            return RuntimeResult(runtime=name, dtype=dtype, verdict=Verdict.BROKEN, failure=str(error))
+        reader = self._reader(name, dtype)
+        points: list[PointResult] = []
+        guilty = None
+        with session:
+            for point, yardstick in self._yardsticks.items():
+                self._tell(f"{label} at {point}")
+                result, decisions = self._point(session, reader, point, yardstick)
+                points.append(result)
+                if guilty is None and not result.verdict.ok and result.failure is None:
+                    self._tell(f"{label}: search for the guilty node at {point}")
+                    guilty = self._guilty(reader, yardstick, result, decisions)
+        verdict = Verdict.worst(p.verdict for p in points)
+        return RuntimeResult(runtime=name, dtype=dtype, verdict=verdict, points=tuple(points), guilty=guilty)
+
+    def _reader(self, name: str, dtype: str) -> Reader:
+        if name != "torch":
+            return self._anatomy.onnx_reader(name)
+        program = self._own if dtype == self._dtype else Program.load(self._bundle.program_path, dtype)
+        return self._anatomy.torch_reader(program)
+
+    def _point(self, session: Session, read: Reader, point: Point, yardstick: Yardstick) -> tuple[PointResult, Arrays]:
+        """The result of one point, and the runtime's own decisions."""
+        sizes = sizes_at(self._bundle.manifest.dims, point)
+        try:
+            outputs = session.run(yardstick.inputs)
+            values = [choice.value for choice in self._anatomy.choices]
+            tensors = read(yardstick.inputs, values) if values else {}
+        except DynError as error:
+            return PointResult(point=point, sizes=sizes, verdict=Verdict.BROKEN, failure=str(error)), {}
+        decisions = dict(yardstick.decisions)
+        for choice in self._anatomy.choices:
+            taken, expected = decide(choice, tensors[choice.value]), decisions[choice.source]
+            if taken.shape != expected.shape:
+                why = f"{choice.node} takes decisions of shape {list(taken.shape)}, not {list(expected.shape)}."
+                return PointResult(point=point, sizes=sizes, verdict=Verdict.BROKEN, failure=why), {}
+            decisions[choice.source] = taken
+        given = yardstick.given(decisions)
+        choices = tuple(
+            judge_choice(
+                choice,
+                decisions[choice.source],
+                given.reference_tensors[choice.source],
+                given.own_tensors[choice.source],
+                self._dtype,
+            )
+            for choice in self._anatomy.choices
+        )
+        judged = tuple(self._output(name, outputs[name], given, yardstick) for name in given.reference)
+        verdicts = [o.judgement.verdict for o in judged]
+        verdicts += [Verdict.BROKEN for c in choices if not c.admissible]
+        result = PointResult(point=point, sizes=sizes, verdict=Verdict.worst(verdicts), outputs=judged, choices=choices)
+        return result, decisions
+
+    def _output(self, name: str, actual: Array, given: Given, yardstick: Yardstick) -> OutputResult:
+        reference, own = given.reference[name], compare(given.own[name], given.reference[name])
+        if actual.shape != reference.shape:
+            judgement = Judgement(Verdict.BROKEN, "shape", math.inf, 0.0)
+            return OutputResult(name=name, error=None, yardstick=own, judgement=judgement)
+        error = compare(actual, reference)
+        identical = bit_equal(actual, yardstick.outputs[name])
+        return OutputResult(name=name, error=error, yardstick=own, judgement=judge(error, own, self._dtype, identical))
+
+    def _guilty(self, read: Reader, yardstick: Yardstick, result: PointResult, decisions: Arrays) -> Guilty | None:
+        outputs = {o.name: o.judgement for o in result.outputs if not o.judgement.verdict.ok}
+        return find_guilty(self._anatomy, read, yardstick, decisions, self._dtype, outputs)

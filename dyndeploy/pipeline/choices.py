@@ -1,0 +1,100 @@
+"""Discrete choices: a decision may flip where rounding alone can flip it, and nowhere else.
+
+A region is an argmax over logits, a kept channel a saliency above the k-th smallest. Two right
+implementations decide differently where the two candidates are closer than their noise. Such flips are
+counted and shown; the values that follow from them are compared with a reference that was made to decide the
+same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dyndeploy.ops.dgc.reference import kept
+from dyndeploy.ops.drconv.reference import regions_of
+from dyndeploy.pipeline.bundle import Arrays
+from dyndeploy.pipeline.inner import Choice
+from dyndeploy.testing.numeric import Array, compare, limits
+
+
+@dataclass(frozen=True)
+class ChoiceResult:
+    """The decisions of one node in one runtime.
+
+    Attributes:
+        node, op_type: the node of model.onnx.
+        decisions: how many it took: pixels of a region-aware, channels per head of a group convolution.
+        flips: how many of them differ from those of float64, given the runtime's own decisions before.
+        gap: how far apart the candidates of the worst flip are in float64 (best logit and chosen one;
+            saliency and threshold), divided by the rms of the tensor.
+        margin: the largest gap that is noise: twice the error that `numeric.limits` allows a single value of
+            this tensor, as both candidates may err; also divided by its rms.
+    """
+
+    node: str
+    op_type: str
+    decisions: int
+    flips: int
+    gap: float
+    margin: float
+
+    @property
+    def admissible(self) -> bool:
+        """Whether every flip is within the margin."""
+        return self.flips == 0 or self.gap <= self.margin
+
+
+def decide(choice: Choice, tensor: Array) -> Array:
+    """What a guide or saliency leads to: regions [N, Ho, Wo], or kept channels (bool) [N, heads, C]."""
+    values = torch.from_numpy(tensor.astype(np.float64))
+    if choice.spec.folder == "drconv":
+        return regions_of(values).numpy()
+    a = choice.attributes
+    return kept(values, a["heads"], a["inactive"], a["threshold"]).numpy()
+
+
+def same(decisions: Arrays, others: Arrays) -> bool:
+    """Whether all decisions agree."""
+    return all(np.array_equal(decisions[source], others[source]) for source in others)
+
+
+def judge_choice(choice: Choice, decisions: Array, reference: Array, yardstick: Array, dtype: str) -> ChoiceResult:
+    """Compare a runtime's decisions at one node with those of float64.
+
+    Args:
+        choice: the node.
+        decisions: the runtime's, as from `decide`.
+        reference: guide or saliency in float64, under the runtime's decisions at the nodes before.
+        yardstick: the same in PyTorch at `dtype`.
+        dtype: in which the model computes.
+    """
+    flipped = decisions != decide(choice, reference)
+    own = compare(yardstick, reference)
+    gaps = _gaps(choice, reference, decisions)[flipped]
+    return ChoiceResult(
+        node=choice.node,
+        op_type=choice.op_type,
+        decisions=decisions.size,
+        flips=int(np.count_nonzero(flipped)),
+        gap=float(gaps.max(initial=0.0)) / (own.rms or 1.0),
+        margin=2 * limits(own, dtype)["max"],
+    )
+
+
+def _gaps(choice: Choice, reference: Array, decisions: Array) -> Array:
+    """For every decision, the distance in float64 that it would have taken to decide otherwise."""
+    if choice.spec.folder == "drconv":
+        taken = np.take_along_axis(reference, decisions[:, None], axis=1)[:, 0]
+        gaps: Array = reference.max(axis=1) - taken
+        return gaps
+    s = reference.reshape(decisions.shape)
+    inactive = choice.attributes["inactive"]
+    if inactive == 0:
+        return np.full(s.shape, math.inf)
+    limit = choice.attributes["threshold"] if inactive < 0 else np.sort(s, axis=2)[:, :, inactive - 1, None]
+    distance: Array = np.abs(s - limit)
+    return distance

@@ -1,0 +1,205 @@
+"""Whether what is installed here works, and what to type where it does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from dyndeploy.pipeline import probes
+from dyndeploy.pipeline.probes import Package
+
+T = TypeVar("T")
+
+#: About the project's own libraries.
+NATIVE = "none in this version: every op runs as a torch op, or from its function body"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something to mend.
+
+    Attributes:
+        what: what is wrong.
+        fix: the command that mends it.
+        breaks: something that is installed does not work because of it; otherwise it is slower or incomplete.
+    """
+
+    what: str
+    fix: str
+    breaks: bool
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `doctor` found.
+
+    Attributes:
+        ok: nothing that is installed is broken.
+        system: Python, platform, CPU.
+        gpu: driver and devices.
+        packages: Python packages.
+        tools: compilers.
+        native: the project's own libraries.
+        problems: what to mend.
+    """
+
+    ok: bool
+    system: dict[str, str]
+    gpu: dict[str, str]
+    packages: tuple[Package, ...]
+    tools: dict[str, str]
+    native: str
+    problems: tuple[Problem, ...]
+
+
+def doctor(progress: Callable[[str], None] | None = None) -> Diagnosis:
+    """Look at this machine. It does not raise: a probe that fails becomes a problem of its own.
+
+    Args:
+        progress: called with what is looked at.
+    """
+    problems: list[Problem] = []
+
+    def guarded(what: str, look: Callable[[], T], otherwise: T) -> T:
+        if progress:
+            progress(what)
+        try:
+            return look()
+        except Exception as error:  # whatever it is, the rest is still worth printing
+            problems.append(
+                Problem(
+                    f"Looking at {what} failed: {error!r}.",
+                    "dyndeploy doctor --json   (for the bug report)",
+                    False,
+                )
+            )
+            return otherwise
+
+    system: dict[str, str] = guarded("system", probes.system, {})
+    gpu: dict[str, str] = guarded("GPU", probes.gpu, {})
+    tools: dict[str, str] = guarded("compilers", probes.tools, {})
+    packages: dict[str, Package] = guarded("packages", probes.packages, {})
+    problems += guarded("known problems", lambda: [p for rule in RULES for p in rule(packages, gpu)], [])
+    ok = not any(problem.breaks for problem in problems)
+    return Diagnosis(ok, system, gpu, tuple(packages.values()), tools, NATIVE, tuple(problems))
+
+
+def broken_package(packages: Mapping[str, Package], _gpu: Mapping[str, str]) -> Iterator[Problem]:
+    """Installed, but it cannot be imported."""
+    for package in packages.values():
+        if package.loads is False:
+            yield Problem(
+                f"{package.name} {package.version} does not load: {package.detail}",
+                f"pip install --force-reinstall {package.name}",
+                True,
+            )
+
+
+def old_package(packages: Mapping[str, Package], _gpu: Mapping[str, str]) -> Iterator[Problem]:
+    """Installed, but older than what dyndeploy works with."""
+    for package in packages.values():
+        if package.version and package.minimum and _numbers(package.version) < _numbers(package.minimum):
+            yield Problem(
+                f"{package.name} {package.version} is older than {package.minimum}.",
+                f'pip install --upgrade "{package.name}>={package.minimum}"',
+                True,
+            )
+
+
+def both_onnxruntimes(packages: Mapping[str, Package], _gpu: Mapping[str, str]) -> Iterator[Problem]:
+    """Both wheels write into the same folder: which one is imported depends on the order of installation."""
+    if _installed(packages, "onnxruntime") and _installed(packages, "onnxruntime-gpu"):
+        yield Problem(
+            "onnxruntime and onnxruntime-gpu are both installed; they overwrite each other's files.",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+            True,
+        )
+
+
+def unversioned_rtx_library(packages: Mapping[str, Package], _gpu: Mapping[str, str]) -> Iterator[Problem]:
+    """To add a plugin layer TensorRT for RTX opens libtensorrt_rtx.so; its wheel has libtensorrt_rtx.so.1."""
+    spec = importlib.util.find_spec("tensorrt_rtx_libs") if _installed(packages, "tensorrt_rtx") else None
+    for folder in map(Path, spec.submodule_search_locations or () if spec else ()):
+        versioned = sorted(folder.glob("libtensorrt_rtx.so.*"))
+        searched = [folder, *map(Path, filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)))]
+        if versioned and not any((place / "libtensorrt_rtx.so").exists() for place in searched):
+            yield Problem(
+                "tensorrt_rtx lacks libtensorrt_rtx.so: a process that builds an engine with a plugin dies.",
+                f"ln -s {versioned[0].name} {folder / 'libtensorrt_rtx.so'}",
+                True,
+            )
+
+
+def unused_gpu(packages: Mapping[str, Package], gpu: Mapping[str, str]) -> Iterator[Problem]:
+    """There is a GPU, and something that could use it does not."""
+    if not _has_gpu(gpu):
+        return
+    torch = packages.get("torch")
+    if torch and torch.detail == "CPU build":
+        yield Problem(
+            "There is a GPU, and torch is a CPU build.", "pip install --force-reinstall torch", False
+        )
+    if _installed(packages, "onnxruntime") and not _installed(packages, "onnxruntime-gpu"):
+        yield Problem(
+            "There is a GPU, and onnxruntime is the package for CPUs.",
+            'pip uninstall -y onnxruntime && pip install "dyndeploy[onnxruntime-gpu]"',
+            False,
+        )
+
+
+def unreachable_gpu(_packages: Mapping[str, Package], gpu: Mapping[str, str]) -> Iterator[Problem]:
+    """nvidia-smi sees a GPU that programs cannot use."""
+    if _has_gpu(gpu) and not gpu.get("libcuda", "").startswith("CUDA"):
+        yield Problem(
+            f"nvidia-smi shows a GPU, but libcuda.so.1: {gpu.get('libcuda')}.",
+            "docker run --gpus all …   (outside a container: sudo modprobe nvidia_uvm)",
+            True,
+        )
+
+
+def nothing_to_export_with(packages: Mapping[str, Package], _gpu: Mapping[str, str]) -> Iterator[Problem]:
+    """Neither is a defect: a machine that only runs bundles needs no torch."""
+    if packages and not all(_installed(packages, name) for name in ("torch", "onnxscript")):
+        yield Problem(
+            "torch or onnxscript is missing: no export here.", 'pip install "dyndeploy[export]"', False
+        )
+
+
+def nothing_to_run_with(packages: Mapping[str, Package], _gpu: Mapping[str, str]) -> Iterator[Problem]:
+    """No runtime at all."""
+    if packages and not any(
+        _installed(packages, name)
+        for name in ("torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
+    ):
+        yield Problem("No runtime is installed.", 'pip install "dyndeploy[onnxruntime]"', False)
+
+
+Rule = Callable[[Mapping[str, Package], Mapping[str, str]], Iterator[Problem]]
+RULES: tuple[Rule, ...] = (
+    broken_package,
+    old_package,
+    both_onnxruntimes,
+    unversioned_rtx_library,
+    unreachable_gpu,
+    unused_gpu,
+    nothing_to_export_with,
+    nothing_to_run_with,
+)
+
+
+def _installed(packages: Mapping[str, Package], name: str) -> bool:
+    return name in packages and packages[name].version is not None
+
+
+def _has_gpu(gpu: Mapping[str, str]) -> bool:
+    return not gpu.get("nvidia-smi", "not found").startswith(("not found", "fails", "No devices"))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(2, 13, 0) of "2.13.0+cpu"."""
+    return tuple(int(n) for n in re.findall(r"\d+", re.split(r"[+a-zA-Z]", version)[0]))

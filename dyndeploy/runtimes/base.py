@@ -1,0 +1,101 @@
+"""What every runtime looks like: named arrays in, named arrays out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from dyndeploy.errors import DynError
+from dyndeploy.tensors import Dim, TensorSpec, check_arrays
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Arrays = dict[str, "np.ndarray[Any, Any]"]
+
+
+class UnavailableError(DynError):
+    """A runtime cannot run here, or has no kernel for a model: nothing is wrong with the model."""
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A model, ready to run in one runtime.
+
+    Attributes:
+        runtime: the name under which it was opened.
+        inputs, outputs: names, dtypes and shapes.
+        dims: the allowed sizes of named dims; one that is not in it may have any size.
+    """
+
+    runtime: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    dims: Mapping[str, Dim]
+
+    def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """Run on one request: input name -> array, returns output name -> array.
+
+        Raises:
+            DynError: the session is closed, an input does not fit its spec, or the runtime failed; after the
+                last two the session can be used again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the session holds. Closing twice is harmless."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None: ...
+
+
+class BaseSession(ABC):
+    """Validation and life cycle; a runtime adds `_run`, and `_release` if it holds something."""
+
+    runtime: str = ""
+
+    def __init__(
+        self,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        dims: Mapping[str, Dim] | None = None,
+    ) -> None:
+        self.inputs, self.outputs = list(inputs), list(outputs)
+        self.dims: Mapping[str, Dim] = dict(dims or {})
+        self._closed = False
+
+    def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """See `Session.run`."""
+        if self._closed:
+            raise DynError(
+                f"The {self.runtime} session is closed.", fix="Open another one with open_session()."
+            )
+        check_arrays(arrays, self.inputs, self.dims)
+        return self._run(arrays)
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """Run on arrays that fit."""
+
+    def _release(self) -> None:  # noqa: B027  # most runtimes need not do anything
+        """Give back what the session holds; called once."""

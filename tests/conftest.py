@@ -1,0 +1,62 @@
+"""Fixtures for all tests."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+_SCHEMA = (
+    "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, SymInt stride_h, "
+    "SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, SymInt groups, "
+    "SymInt offset_groups, bool use_mask) -> Tensor"
+)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def torchvision_op() -> Iterator[None]:
+    """torch.ops.torchvision.deform_conv2d with torchvision's schema, computed by a plain loop over taps.
+
+    torchvision's own wheel needs CUDA libraries; where it is installed, its op is the one that is used.
+    """
+    try:
+        import torchvision  # noqa: F401
+
+        yield
+        return
+    except (ImportError, RuntimeError):
+        pass
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    library.define(_SCHEMA)
+    library.impl("deform_conv2d", _deform_conv2d, "CPU")
+    library.impl(
+        "deform_conv2d", lambda x, w, offset, *_: x.new_empty(x.shape[0], w.shape[0], *offset.shape[2:]), "Meta"
+    )
+    yield
+    library._destroy()
+
+
+def _deform_conv2d(x, w, offset, mask, bias, sh, sw, ph, pw, dh, dw, groups, offset_groups, use_mask):
+    n, _, height, width = x.shape
+    kh, kw = w.shape[2:]
+    ho, wo = offset.shape[2:]
+    y = bias[None, :, None, None].expand(n, -1, ho, wo).clone()
+    per_group, per_offset = x.shape[1] // groups, x.shape[1] // offset_groups
+    for c in range(x.shape[1]):
+        g, q = c // per_group, c // per_offset
+        rows = slice(g * w.shape[0] // groups, (g + 1) * w.shape[0] // groups)
+        for t in range(kh * kw):
+            at = 2 * (q * kh * kw + t)
+            v = torch.arange(ho)[:, None] * sh - ph + t // kw * dh + offset[:, at]
+            u = torch.arange(wo) * sw - pw + t % kw * dw + offset[:, at + 1]
+            grid = torch.stack([2 * (u + 1) / (width + 1) - 1, 2 * (v + 1) / (height + 1) - 1], dim=-1)
+            padded = torch.nn.functional.pad(x[:, c : c + 1], (1, 1, 1, 1))
+            value = torch.nn.functional.grid_sample(padded, grid, padding_mode="zeros", align_corners=True)[:, 0]
+            if use_mask:
+                value = value * mask[:, q * kh * kw + t]
+            y[:, rows] += w[rows, c - g * per_group, t // kw, t % kw][None, :, None, None] * value[:, None]
+    return y

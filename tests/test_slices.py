@@ -1,0 +1,289 @@
+"""Every operator is whole, and its parts agree: OpSpec, torch op, ONNX schema, bodies, layer, documentation.
+
+All of it is written over SPECS: an operator is tested by being there. `-k dcnv2` picks one.
+"""
+
+import inspect
+import itertools
+import re
+import typing
+from importlib import import_module
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+import dyndeploy.nn
+import dyndeploy.ops.all
+from dyndeploy.ops._onnx import OPSET, bodies
+from dyndeploy.ops._spec import DOMAIN, PLUGIN_ATTRIBUTES, SPECS, VERSION, custom_ops
+from dyndeploy.ops._torch import torch_op
+from dyndeploy.testing.single_op import single_op_model
+
+ROOT = Path(__file__).parents[1]
+OPS = ROOT / "dyndeploy" / "ops"
+PARTS = ["__init__.py", "reference.py", "op.py", "module.py", "onnx.py", "README.md"]
+
+each_operator = pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.folder)
+each_custom_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
+TORCH_TENSORS = {"X": "x", "W": "weight", "B": "bias"}
+
+
+# --- whole
+
+
+def test_every_folder_is_an_operator():
+    assert {p.parent.name for p in OPS.glob("*/__init__.py")} == {s.folder for s in SPECS}
+
+
+@each_operator
+def test_parts_are_there(spec):
+    assert [part for part in PARTS if not (OPS / spec.folder / part).is_file()] == []
+
+
+@each_operator
+def test_tests_are_there(spec):
+    tests = ROOT / "tests" / "ops" / spec.folder
+    for part in ("reference", "op", "module", "onnx"):
+        assert list(tests.glob(f"test_{spec.folder}_{part}*.py")), (
+            f"no test_{spec.folder}_{part}*.py in {tests.name}"
+        )
+
+
+def layers_of(spec):
+    """The public layers in module.py."""
+    module = import_module(f"dyndeploy.ops.{spec.folder}.module")
+    public = [name for name in dyndeploy.nn.__all__ if name in vars(module)]
+    return [vars(module)[name] for name in public]
+
+
+@each_operator
+def test_layer_is_in_dyndeploy_nn(spec):
+    layers = layers_of(spec)
+    assert layers
+    for layer in layers:
+        assert getattr(dyndeploy.nn, layer.__name__) is layer
+        assert issubclass(layer, torch.nn.Module)
+
+
+@each_operator
+def test_readme_names_everything(spec):
+    text = (OPS / spec.folder / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    code = " ".join(re.findall(r"`([^`]+)`", text))
+    names = [layer.__name__ for layer in layers_of(spec)]
+    if spec.name:
+        names += [spec.name, spec.torch_name]
+        names += [t.name for t in spec.inputs]
+        names += itertools.chain.from_iterable((a.name, a.torch_name) for a in spec.attributes)
+    assert [name for name in names if not re.search(rf"\b{re.escape(name)}\b", code)] == []
+
+
+@each_operator
+@pytest.mark.parametrize("page", ["README.md", "docs/support-matrix.md"])
+def test_operator_has_a_row(spec, page):
+    rows = [line for line in (ROOT / page).read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    names = {spec.folder, *(layer.__name__ for layer in layers_of(spec))}
+    assert any(names & set(re.findall(r"\w+", row)) for row in rows)
+
+
+# --- names, types, defaults
+
+
+def torch_type(attribute):
+    if attribute.is_switch:
+        return "bool", None
+    return ("List[int]", attribute.length) if attribute.type == "ints" else (attribute.type, None)
+
+
+@each_custom_op
+def test_torch_schema(spec):
+    schema = torch_op(spec)._schema
+    tensors = [(TORCH_TENSORS.get(t.name, t.name), "Tensor", None) for t in spec.inputs]
+    attributes = [(a.torch_name, *torch_type(a)) for a in spec.attributes]
+    assert [(a.name, str(a.type), a.N) for a in schema.arguments] == tensors + attributes
+    assert [str(r.type) for r in schema.returns] == ["Tensor"]
+    assert not schema.is_mutable
+
+
+def as_onnx(attribute, value, annotation):
+    """A default of the Python function as the ONNX attribute has it."""
+    if isinstance(value, str):
+        return typing.get_args(annotation).index(value)
+    if attribute.type == "ints":
+        return (value,) * attribute.length if isinstance(value, int) else tuple(value)
+    return int(value) if attribute.is_switch else value
+
+
+@each_custom_op
+def test_defaults_of_the_function(spec):
+    function = getattr(import_module(f"dyndeploy.ops.{spec.folder}.op"), spec.torch_name)
+    parameters, hints = inspect.signature(function).parameters, typing.get_type_hints(function)
+    tensors = [TORCH_TENSORS.get(t.name, t.name) for t in spec.inputs]
+    assert list(parameters) == tensors + [a.torch_name for a in spec.attributes]
+    for attribute in spec.attributes:
+        parameter = parameters[attribute.torch_name]
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if attribute.default is None:
+            assert parameter.default is inspect.Parameter.empty
+        else:
+            value = as_onnx(attribute, parameter.default, hints[attribute.torch_name])
+            assert (attribute.name, value) == (attribute.name, attribute.default)
+
+
+@each_custom_op
+def test_onnx_schema(spec):
+    import_module(f"dyndeploy.ops.{spec.folder}.onnx")
+    schema = onnx.defs.get_schema(spec.name, VERSION, DOMAIN)
+    kinds = onnx.defs.OpSchema.AttrType
+    types = {"int": kinds.INT, "float": kinds.FLOAT, "ints": kinds.INTS}
+    expected = {a.name: types[a.type] for a in spec.attributes} | dict.fromkeys(
+        PLUGIN_ATTRIBUTES, kinds.STRING
+    )
+    assert {name: a.type for name, a in schema.attributes.items()} == expected
+    assert all(a.required for a in schema.attributes.values())  # no runtime's default matters
+    assert [i.name for i in schema.inputs] == [t.name for t in spec.inputs]
+    assert [o.name for o in schema.outputs] == [spec.output.name]
+    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    assert {p.option for p in (*schema.inputs, *schema.outputs)} == {single}
+    (constraint,) = schema.type_constraints
+    names = {"float32": "tensor(float)"}
+    assert set(constraint.allowed_type_strs) == {names.get(d, f"tensor({d})") for d in spec.dtypes}
+
+
+def bodies_of(spec):
+    """One body, or two where there is one for runtimes that lack an op."""
+    module = import_module(f"dyndeploy.ops.{spec.folder}.onnx")
+    choices = (False, True) if hasattr(module, "gridsample_body") else (False,)
+    return [bodies([spec.folder], gridsample=choice)[spec.name] for choice in choices]
+
+
+@each_custom_op
+def test_bodies_declare_what_the_spec_says(spec):
+    for body in bodies_of(spec):
+        assert (body.domain, body.name, body.opset_imports) == (DOMAIN, spec.name, {"": OPSET})
+        assert [v.name for v in body.inputs] == [t.name for t in spec.inputs]
+        assert [v.name for v in body.outputs] == [spec.output.name]
+        types = {"int": ir.AttributeType.INT, "float": ir.AttributeType.FLOAT, "ints": ir.AttributeType.INTS}
+        assert {n: a.type for n, a in body.attributes.items()} == {
+            a.name: types[a.type] for a in spec.attributes
+        }
+
+
+@each_custom_op
+def test_bodies_refer_to_declared_attributes_of_the_same_type(spec):
+    for body in bodies_of(spec):
+        references = [a for node in body for a in node.attributes.values() if a.is_ref()]
+        assert references
+        for reference in references:
+            assert body.attributes[reference.ref_attr_name].type == reference.type
+
+
+@each_custom_op
+def test_bodies_are_standard_ops_and_use_every_input(spec):
+    for body in bodies_of(spec):
+        assert {node.domain for node in body} == {""}
+        assert [v.name for v in body.inputs if not v.uses()] == []
+
+
+# --- shapes
+
+#: H and W, kernel, strides, pads, dilations: what is never equal is never mixed up.
+WINDOWS = [
+    ((7, 9), (3, 2), (1, 1), (0, 0, 0, 0), (1, 1)),
+    ((7, 9), (3, 2), (2, 1), (0, 0, 0, 0), (1, 1)),
+    ((7, 9), (3, 2), (1, 3), (1, 0, 2, 1), (1, 1)),
+    ((7, 9), (3, 2), (1, 1), (0, 2, 1, 0), (2, 1)),
+    ((7, 9), (3, 2), (3, 2), (2, 1, 0, 3), (1, 4)),
+    ((5, 4), (1, 4), (2, 2), (0, 0, 0, 0), (3, 1)),
+    ((3, 5), (3, 5), (2, 3), (0, 0, 0, 0), (1, 1)),
+]
+
+
+def shape_grid(spec):
+    """(attributes, input shapes, output shape): every window, the other ints (groups, heads…) at 1 and 2.
+
+    The size of the window's output is asked of torch's convolution; the rest follows from the spec's shapes.
+    """
+    for ((height, width), kernel, strides, pads, dilations), level in itertools.product(WINDOWS, (1, 2)):
+        free = {a.name: level for a in spec.attributes if a.type == "int" and not a.is_switch}
+        window = {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations}
+        window = {a.name: window[a.name] for a in spec.attributes if a.name in window}
+        attributes = {**spec.defaults(), **free, **window}
+        padded = torch.empty(1, 1, height + pads[0] + pads[2], width + pads[1] + pads[3], device="meta")
+        plain = torch.nn.functional.conv2d(
+            padded, padded.new_empty(1, 1, *kernel), None, strides, 0, dilations
+        )
+        symbols = {
+            "N": 2,
+            "C": 4,
+            "O": 6,
+            "H": height,
+            "W": width,
+            "kh": kernel[0],
+            "kw": kernel[1],
+            "K": kernel[0] * kernel[1],
+        }
+        symbols |= attributes | dict(zip(("Ho", "Wo"), plain.shape[2:]))
+        *inputs, output = [
+            tuple(eval(size, {}, symbols) for size in tensor.shape) for tensor in (*spec.inputs, spec.output)
+        ]
+        yield attributes, inputs, output
+
+
+@each_custom_op
+def test_shape_rule_of_the_spec(spec):
+    for attributes, inputs, output in shape_grid(spec):
+        assert spec.output_shape(inputs, attributes) == output
+
+
+@each_custom_op
+def test_shape_of_the_torch_op_and_its_fake_kernel(spec):
+    op = torch_op(spec)
+    for attributes, inputs, output in shape_grid(spec):
+        values = [bool(attributes[a.name]) if a.is_switch else attributes[a.name] for a in spec.attributes]
+        with FakeTensorMode():
+            assert tuple(op(*map(torch.empty, inputs), *values).shape) == output
+        assert tuple(op(*map(torch.randn, inputs), *values).shape) == output
+
+
+@each_custom_op
+def test_shape_inference_of_the_onnx_schema(spec):
+    for attributes, inputs, output in shape_grid(spec):
+        model = single_op_model(spec, attributes, shapes=inputs)
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.output[0]
+        assert tuple(d.dim_value for d in inferred.type.tensor_type.shape.dim) == output
+
+
+def alternatives():
+    """(spec, gridsample) for every body there is."""
+    for spec in custom_ops():
+        for gridsample in (False, True)[: len(bodies_of(spec))]:
+            yield pytest.param(
+                spec, gridsample, id=f"{spec.folder}-{'gridsample' if gridsample else 'standard'}"
+            )
+
+
+@pytest.mark.parametrize(("spec", "gridsample"), list(alternatives()))
+def test_shape_and_value_of_the_bodies(spec, gridsample):
+    """The body, which knows nothing of the spec's rules, against the torch op."""
+    op = torch_op(spec)
+    generator = torch.Generator().manual_seed(0)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )  # opened once, run once
+    for attributes, inputs, output in shape_grid(spec):
+        model = single_op_model(spec, attributes, gridsample=gridsample)
+        tensors = [torch.randn(shape, generator=generator) for shape in inputs]
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        (y,) = session.run(None, {t.name: value.numpy() for t, value in zip(spec.inputs, tensors)})
+        values = [bool(attributes[a.name]) if a.is_switch else attributes[a.name] for a in spec.attributes]
+        truth = op(*(t.double() for t in tensors), *values)
+        assert y.shape == output == tuple(truth.shape)
+        assert (torch.from_numpy(y) - truth).norm() <= spec.tolerance["float32"] * truth.norm()
