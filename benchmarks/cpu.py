@@ -36,20 +36,18 @@ def main() -> None:
     parser.add_argument("--recipe", action="append", type=Path, help="a recipe; all in export/ by default")
     parser.add_argument("--runtime", action="append", help="a runtime; all that work here by default")
     parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument(
-        "--output", nargs="?", const="", metavar="FILE", help="write JSON; to results/ by default"
-    )
+    parser.add_argument("--output", nargs="?", const="", metavar="FILE", help="write JSON; to results/ by default")
     arguments = parser.parse_args()
     recipes = arguments.recipe or sorted(file.parent for file in (ROOT / "export").glob(f"*/{FILE}"))
     if not recipes:
         parser.error(f"there is no recipe in {ROOT / 'export'}")
     results = []
-    with tempfile.TemporaryDirectory() as scratch, progress("bench") as tell:
+    with tempfile.TemporaryDirectory() as scratch, progress("bench", animate=False) as tell:
         for recipe in map(Recipe.load, recipes):
             bundle = export_recipe(recipe, Path(scratch) / recipe.name, progress=tell)
             results.append(bench(bundle, arguments.runtime, iterations=arguments.iterations, progress=tell))
     for result in results:
-        print_bench(out(), result)
+        print_bench(out(), result, explain=result is results[-1])
     if arguments.output is not None:
         file = Path(arguments.output) if arguments.output else RESULTS / f"cpu-{_slug()}.json"
         file.parent.mkdir(parents=True, exist_ok=True)

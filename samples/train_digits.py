@@ -1,6 +1,6 @@
 """Train the digits network and write its weights: how a network with dynamic layers is trained.
 
-    python samples/train_digits.py --steps 1500 --output export/digits/digits.safetensors
+    python samples/train_digits.py --steps 3000 --output export/digits/digits.safetensors
 
 The loop itself is dyndeploy/demo/train.py. It is an ordinary one; two things in it belong to dynamic layers:
 
@@ -32,9 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--seconds", type=float, default=180.0, help="how long to train (default: 180)")
-    parser.add_argument(
-        "--steps", type=int, help="how many steps instead: the same seed then gives the same weights"
-    )
+    parser.add_argument("--steps", type=int, help="how many steps instead: the same seed then gives the same weights")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and distortion (default: 0)")
     options = parser.parse_args(arguments)
 

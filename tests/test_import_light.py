@@ -27,12 +27,8 @@ HEAVY = {
 
 def imported_by(statement):
     """The top-level packages that a fresh interpreter has after `statement`."""
-    program = (
-        f"import json, sys\n{statement}\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    program = f"import json, sys\n{statement}\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout))
 
 
@@ -71,9 +67,7 @@ def lines_of_the_repository():
             content = path.read_bytes()
             if b"\0" not in content:
                 place = path.relative_to(ROOT)
-                lines += [
-                    (f"{place}:{n}", line) for n, line in enumerate(content.decode("utf-8").splitlines(), 1)
-                ]
+                lines += [(f"{place}:{n}", line) for n, line in enumerate(content.decode("utf-8").splitlines(), 1)]
     return lines
 
 

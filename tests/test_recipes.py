@@ -8,25 +8,42 @@ import dyndeploy
 from dyndeploy.pipeline.recipe import Recipe
 from dyndeploy.testing.numeric import Verdict
 
-RECIPES = sorted((Path(__file__).parents[1] / "export").glob("*/recipe.toml"))
+EXPORT = Path(__file__).parents[1] / "export"
+RECIPES = sorted(EXPORT.glob("*/recipe.toml"))
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
 
 
 def test_there_is_a_recipe():
-    assert "digits" in [path.parent.name for path in RECIPES]
+    assert EXPORT / "digits" / "recipe.toml" in RECIPES
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+@each_recipe
 def test_recipe_exports_and_checks(path, tmp_path):
     recipe = Recipe.load(path)
     bundle = dyndeploy.export_recipe(recipe, tmp_path / recipe.name)
-    assert bundle.manifest.targets == recipe.file.export.targets
     assert [spec.name for spec in bundle.manifest.inputs] == [spec.name for spec in recipe.inputs]
-    result = dyndeploy.check(bundle.path)
+    result = dyndeploy.check(bundle, runtimes=["torch", *recipe.file.export.targets])
+    assert result.ok
     assert result.verdict <= Verdict.WITHIN_NOISE
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+@each_recipe
 def test_recipe_explains_itself_and_stays_small(path):
     assert Recipe.load(path).file.description
     assert (path.parent / "README.md").is_file()
     assert sum(file.stat().st_size for file in path.parent.iterdir()) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance", "runs"),
+    [("fp16", 4e-3, {"torch", "onnxruntime"}), ("bf16", 3e-2, {"torch"})],
+)
+def test_digits_in_half_precision(precision, tolerance, runs, tmp_path):
+    """As docs/support-matrix.md says, bfloat16 in ONNX Runtime included: it has no CPU kernels, and says so."""
+    bundle = dyndeploy.export_recipe(EXPORT / "digits", tmp_path / "digits", precision=precision)
+    result = dyndeploy.check(bundle)
+    assert result.ok
+    assert {runtime.runtime for runtime in result.runtimes if runtime.verdict} == runs
+    for runtime in result.runtimes:
+        for point in runtime.points:
+            assert [o.name for o in point.outputs if o.error.relative_l2 > tolerance] == []

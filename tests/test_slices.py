@@ -49,9 +49,7 @@ def test_parts_are_there(spec):
 def test_tests_are_there(spec):
     tests = ROOT / "tests" / "ops" / spec.folder
     for part in ("reference", "op", "module", "onnx"):
-        assert list(tests.glob(f"test_{spec.folder}_{part}*.py")), (
-            f"no test_{spec.folder}_{part}*.py in {tests.name}"
-        )
+        assert list(tests.glob(f"test_{spec.folder}_{part}*.py")), f"no test_{spec.folder}_{part}*.py in {tests.name}"
 
 
 def layers_of(spec):
@@ -141,9 +139,7 @@ def test_onnx_schema(spec):
     schema = onnx.defs.get_schema(spec.name, VERSION, DOMAIN)
     kinds = onnx.defs.OpSchema.AttrType
     types = {"int": kinds.INT, "float": kinds.FLOAT, "ints": kinds.INTS}
-    expected = {a.name: types[a.type] for a in spec.attributes} | dict.fromkeys(
-        PLUGIN_ATTRIBUTES, kinds.STRING
-    )
+    expected = {a.name: types[a.type] for a in spec.attributes} | dict.fromkeys(PLUGIN_ATTRIBUTES, kinds.STRING)
     assert {name: a.type for name, a in schema.attributes.items()} == expected
     assert all(a.required for a in schema.attributes.values())  # no runtime's default matters
     assert [i.name for i in schema.inputs] == [t.name for t in spec.inputs]
@@ -169,9 +165,7 @@ def test_bodies_declare_what_the_spec_says(spec):
         assert [v.name for v in body.inputs] == [t.name for t in spec.inputs]
         assert [v.name for v in body.outputs] == [spec.output.name]
         types = {"int": ir.AttributeType.INT, "float": ir.AttributeType.FLOAT, "ints": ir.AttributeType.INTS}
-        assert {n: a.type for n, a in body.attributes.items()} == {
-            a.name: types[a.type] for a in spec.attributes
-        }
+        assert {n: a.type for n, a in body.attributes.items()} == {a.name: types[a.type] for a in spec.attributes}
 
 
 @each_custom_op
@@ -215,9 +209,7 @@ def shape_grid(spec):
         window = {a.name: window[a.name] for a in spec.attributes if a.name in window}
         attributes = {**spec.defaults(), **free, **window}
         padded = torch.empty(1, 1, height + pads[0] + pads[2], width + pads[1] + pads[3], device="meta")
-        plain = torch.nn.functional.conv2d(
-            padded, padded.new_empty(1, 1, *kernel), None, strides, 0, dilations
-        )
+        plain = torch.nn.functional.conv2d(padded, padded.new_empty(1, 1, *kernel), None, strides, 0, dilations)
         symbols = {
             "N": 2,
             "C": 4,
@@ -264,9 +256,7 @@ def alternatives():
     """(spec, gridsample) for every body there is."""
     for spec in custom_ops():
         for gridsample in (False, True)[: len(bodies_of(spec))]:
-            yield pytest.param(
-                spec, gridsample, id=f"{spec.folder}-{'gridsample' if gridsample else 'standard'}"
-            )
+            yield pytest.param(spec, gridsample, id=f"{spec.folder}-{'gridsample' if gridsample else 'standard'}")
 
 
 @pytest.mark.parametrize(("spec", "gridsample"), list(alternatives()))
@@ -275,9 +265,7 @@ def test_shape_and_value_of_the_bodies(spec, gridsample):
     op = torch_op(spec)
     generator = torch.Generator().manual_seed(0)
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = (
-        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    )  # opened once, run once
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # opened once, run once
     for attributes, inputs, output in shape_grid(spec):
         model = single_op_model(spec, attributes, gridsample=gridsample)
         tensors = [torch.randn(shape, generator=generator) for shape in inputs]

@@ -66,9 +66,7 @@ def test_what_is_no_dim(value, why):
 def test_dim_check():
     for size in (32, 64, 96):
         DIMS["height"].check("height", size)
-    with pytest.raises(
-        DynError, match=r"(?s)height=128 is outside 32\.\.96.*Export again with a wider dims.height"
-    ):
+    with pytest.raises(DynError, match=r"(?s)height=128 is outside 32\.\.96.*Export again with a wider dims.height"):
         DIMS["height"].check("height", 128)
     with pytest.raises(DynError, match="height=48 is not a multiple of 32, as"):
         DIMS["height"].check("height", 48)

@@ -27,7 +27,7 @@ def err() -> Console:
 
 
 def print_json(result: Any) -> None:
-    """A dataclass or pydantic model as JSON; what is not finite becomes null."""
+    """A dataclass or pydantic model as JSON, valid even where a number is not finite."""
     from pydantic_core import to_json
 
     typer.echo(to_json(result, indent=2, inf_nan_mode="null").decode())
@@ -43,8 +43,13 @@ def print_error(error: DynError) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[str], None]]:
-    """A function to be called with what is being done: a spinner on a terminal, else a line for each."""
+def progress(title: str, *, animate: bool = True) -> Iterator[Callable[[str], None]]:
+    """A function to be called with what is being done: a spinner on a terminal, else a line for each.
+
+    Args:
+        title: stands before each.
+        animate: turn the spinner by a thread of its own; not where time is measured, as it would take part in it.
+    """
     console = err()
     if not console.is_terminal:
         yield lambda phase: console.print(f"{title}: {phase}", soft_wrap=True)
@@ -52,9 +57,9 @@ def progress(title: str) -> Iterator[Callable[[str], None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as display:
+    with Progress(*columns, console=console, transient=True, auto_refresh=animate) as display:
         task = display.add_task(title, total=None)
-        yield lambda phase: display.update(task, description=f"{title}: {phase}")
+        yield lambda phase: display.update(task, description=f"{title}: {phase}", refresh=True)
 
 
 def heading(text: str) -> Text:

@@ -35,7 +35,7 @@ def bench(
         sizes[name] = int(value)
     from dyndeploy.pipeline import bench as pipeline
 
-    with progress("bench") as tell:
+    with progress("bench", animate=False) as tell:
         result = pipeline.bench(bundle, runtime, point, dims=sizes, iterations=iterations, warmup=warmup, progress=tell)
     if as_json:
         print_json(result)
@@ -43,8 +43,8 @@ def bench(
         print_bench(out(), result)
 
 
-def print_bench(console: Console, result: BenchResult) -> None:
-    """The table of one result, and what it means."""
+def print_bench(console: Console, result: BenchResult, *, explain: bool = True) -> None:
+    """The table of one result and, unless `explain` is false, what its times include."""
     sizes = ", ".join(f"{name}={size}" for name, size in result.sizes.items())
     console.print(
         heading(f"{result.bundle}, {result.precision}{', ' if sizes else ''}{sizes}: latency of one request in ms"),
@@ -63,6 +63,8 @@ def print_bench(console: Console, result: BenchResult) -> None:
     )
     for name, reason in result.skipped.items():
         console.print(f"left out: {name}: {reason}", style="dim")
-    console.print(f"{result.iterations} requests each on {result.cpus} CPUs, {result.inputs} inputs. Includes:")
-    for line in result.included:
-        console.print(f"  {line}")
+    console.print(f"{result.iterations} requests each on {result.cpus} CPUs, {result.inputs} inputs.")
+    if explain:
+        console.print("Each time includes:")
+        for line in result.included:
+            console.print(f"  {line}")

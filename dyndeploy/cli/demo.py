@@ -27,7 +27,7 @@ def demo(
     """
     from dyndeploy.demo import run
 
-    with progress("demo") as tell:
+    with progress("demo", animate=False) as tell:
         result = run(folder, seconds=seconds, progress=tell)
     if as_json:
         print_json(result)
@@ -71,5 +71,5 @@ def _print(result: DemoResult) -> None:
         ),
     )
     for latency in result.latency:
-        print_bench(console, latency)
+        print_bench(console, latency, explain=latency is result.latency[-1])
     console.print(f"\neverything took {result.seconds:.0f} s; next: dyndeploy inspect {result.bundle}", soft_wrap=True)

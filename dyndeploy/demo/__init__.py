@@ -77,7 +77,7 @@ def run(
         ranges=RANGES,
         progress=tell,
     )
-    checked = check(bundle, progress=tell)
+    checked = check(bundle, runtimes=RUNTIMES, progress=tell)
     accuracy = _accuracy(bundle.path, held_out, tell)
     latency = []
     for batch in LATENCY_BATCHES:

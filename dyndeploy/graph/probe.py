@@ -24,8 +24,8 @@ def with_outputs(model: onnx.ModelProto | str | os.PathLike[str], values: Iterab
     Example:
         >>> from dyndeploy.ops._spec import spec_of
         >>> from dyndeploy.testing.single_op import single_op_model
-        >>> probe = with_outputs(single_op_model(spec_of("drconv"), dict(kernel_shape=[3, 3])), ["guide",
-        "Y"]) >>> [o.name for o in onnx.load_from_string(probe).graph.output]
+        >>> model = single_op_model(spec_of("drconv"), dict(kernel_shape=[3, 3]))
+        >>> [o.name for o in onnx.load_from_string(with_outputs(model, ["guide", "Y"])).graph.output]
         ['Y', 'guide']
     """
     probe = onnx.ModelProto()
@@ -33,27 +33,28 @@ def with_outputs(model: onnx.ModelProto | str | os.PathLike[str], values: Iterab
     graph = probe.graph
     present = {output.name for output in graph.output}
     wanted = [name for name in dict.fromkeys(values) if name not in present]
-    elements = _elements(graph)
-    if any(name not in elements for name in wanted):
-        elements |= _elements(onnx.shape_inference.infer_shapes(probe).graph)
+    types = _types(graph)
+    if any(name not in types for name in wanted):
+        types = _types(onnx.shape_inference.infer_shapes(probe).graph) | types
     for name in wanted:
-        if name not in elements:
+        if name not in types:
             known = any(name in node.output for node in graph.node)
             raise DynError(
                 f"The dtype of {name} is not known." if known else f"The graph has no value {name!r}.",
                 fix="Export the model again." if known else None,
             )
-        # The dtype alone: a shape would have to agree with what the runtime infers.
-        graph.output.add(name=name).type.tensor_type.elem_type = elements[name]
-    described = [info for info in graph.value_info if info.name not in set(wanted)]
+        graph.output.add(name=name).type.CopyFrom(types[name])
+    described = [info for info in graph.value_info if info.name not in wanted]
     del graph.value_info[:]
     graph.value_info.extend(described)
     serialized: bytes = probe.SerializeToString()
     return serialized
 
 
-def _elements(graph: onnx.GraphProto) -> dict[str, int]:
-    """Value name -> ONNX element type, of what the graph describes."""
+def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+    """Value name -> dtype and shape, of what the graph describes."""
     described = [*graph.value_info, *graph.input, *graph.output]
-    elements = {v.name: v.type.tensor_type.elem_type for v in described if v.type.tensor_type.elem_type}
-    return elements | {tensor.name: tensor.data_type for tensor in graph.initializer}
+    types = {info.name: info.type for info in described if info.type.tensor_type.elem_type}
+    for tensor in graph.initializer:
+        types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+    return types

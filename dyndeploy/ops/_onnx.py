@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.defs import OpSchema
@@ -165,12 +166,15 @@ class Body:
 
     def ints(self, *values: int) -> ir.Value:
         """A constant int64 tensor [n]."""
-        constant: ir.Value = self.Constant(value_ints=list(values))
-        return constant
+        return self._literal(np.array(values, np.int64))
 
     def number(self, value: int) -> ir.Value:
         """A constant int64 scalar."""
-        constant: ir.Value = self.Constant(value_int=value)
+        return self._literal(np.array(value, np.int64))
+
+    def _literal(self, array: np.ndarray[Any, Any]) -> ir.Value:
+        # As a tensor, not value_ints: ONNX Runtime before 1.25 takes the latter in a body for a scalar.
+        constant: ir.Value = self.Constant(value=ir.tensor(array))
         return constant
 
     def real(self, value: float, like: ir.Value) -> ir.Value:

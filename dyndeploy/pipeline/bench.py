@@ -22,6 +22,8 @@ INCLUDED = (
     "one process, one request at a time, each runtime with its default threads",
 )
 _ROUNDS = 10
+#: Before each turn: the threads of the runtime before it spin for a while after its last request.
+_PAUSE_S = 0.02
 
 Progress = Callable[[str], None]
 
@@ -89,7 +91,7 @@ def bench(
     """Measure the latency of a bundle in several runtimes.
 
     The requests are divided into rounds. In each round every runtime has its turn, another one first each
-    time; the first request of a turn is not counted, as it pays for the threads and caches that others left.
+    time. A turn begins with a pause and a request that is not counted: it pays for the caches that others left.
 
     Args:
         bundle: a bundle, or its folder.
@@ -147,9 +149,7 @@ def _inputs(bundle: Bundle, sizes: Mapping[str, int]) -> tuple[Arrays, str]:
     for point in manifest.goldens:
         if sizes_at(manifest.dims, point) == sizes:
             golden, _ = bundle.goldens(point)
-            return {
-                spec.name: golden[spec.name].astype(spec.numpy_dtype) for spec in manifest.inputs
-            }, "goldens"
+            return {spec.name: golden[spec.name].astype(spec.numpy_dtype) for spec in manifest.inputs}, "goldens"
     return seeded_arrays(manifest.inputs, sizes, manifest.seed), "seeded"
 
 
@@ -189,6 +189,7 @@ def _measure(
         share = iterations * (index + 1) // rounds - iterations * index // rounds
         for name in order[index % len(order) :] + order[: index % len(order)]:
             session = sessions[name]
+            time.sleep(_PAUSE_S)
             session.run(inputs)
             for _ in range(share):
                 start = time.perf_counter()

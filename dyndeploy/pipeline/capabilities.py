@@ -51,9 +51,7 @@ class Rule:
 
 
 # Of ONNX Runtime 1.31. DecoupledDynamicFilter's body has none of these: it computes in float32.
-_ORT_CPU_BFLOAT16 = Limit(
-    ("Sigmoid", "MatMul", "Conv"), "its CPU kernels have no bfloat16", ("bfloat16",), blocks=True
-)
+_ORT_CPU_BFLOAT16 = Limit(("Sigmoid", "MatMul", "Conv"), "its CPU kernels have no bfloat16", ("bfloat16",), blocks=True)
 _ORT_LIMITS = (
     Limit(("DeformConv",), "its DeformConv kernel has no bfloat16", ("bfloat16",), blocks=True),
     Limit(("DeformConv",), "the DeformConv kernel inside needs onnxruntime >= 1.25"),
@@ -107,9 +105,7 @@ class Execution:
         return f"{self.how} ({self.note})" if self.note else self.how
 
 
-def executions(
-    body: Collection[str] | None, dtype: str | None, *, program: bool = True
-) -> tuple[Execution, ...]:
+def executions(body: Collection[str] | None, dtype: str | None, *, program: bool = True) -> tuple[Execution, ...]:
     """How every runtime runs an op.
 
     Args:

@@ -141,9 +141,7 @@ def unused_gpu(packages: Mapping[str, Package], gpu: Mapping[str, str]) -> Itera
         return
     torch = packages.get("torch")
     if torch and torch.detail == "CPU build":
-        yield Problem(
-            "There is a GPU, and torch is a CPU build.", "pip install --force-reinstall torch", False
-        )
+        yield Problem("There is a GPU, and torch is a CPU build.", "pip install --force-reinstall torch", False)
     if _installed(packages, "onnxruntime") and not _installed(packages, "onnxruntime-gpu"):
         yield Problem(
             "There is a GPU, and onnxruntime is the package for CPUs.",
@@ -165,16 +163,13 @@ def unreachable_gpu(_packages: Mapping[str, Package], gpu: Mapping[str, str]) ->
 def nothing_to_export_with(packages: Mapping[str, Package], _gpu: Mapping[str, str]) -> Iterator[Problem]:
     """Neither is a defect: a machine that only runs bundles needs no torch."""
     if packages and not all(_installed(packages, name) for name in ("torch", "onnxscript")):
-        yield Problem(
-            "torch or onnxscript is missing: no export here.", 'pip install "dyndeploy[export]"', False
-        )
+        yield Problem("torch or onnxscript is missing: no export here.", 'pip install "dyndeploy[export]"', False)
 
 
 def nothing_to_run_with(packages: Mapping[str, Package], _gpu: Mapping[str, str]) -> Iterator[Problem]:
     """No runtime at all."""
     if packages and not any(
-        _installed(packages, name)
-        for name in ("torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
+        _installed(packages, name) for name in ("torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
     ):
         yield Problem("No runtime is installed.", 'pip install "dyndeploy[onnxruntime]"', False)
 

@@ -104,7 +104,7 @@ def export(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     bundle = export(layer, torch.rand(1, 3, 8, 8), f"{folder}/conv", dims={"batch": (1, 2, 4)})
         ...     print(*bundle.manifest.inputs, *bundle.manifest.outputs, sep="\\n")
-        x: float32 [batch, 3, 8, 8]
+        input: float32 [batch, 3, 8, 8]
         output: float32 [batch, 4, 6, 6]
     """
     _check_choice("precision", precision, PRECISIONS)

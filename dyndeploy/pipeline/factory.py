@@ -136,9 +136,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         ),
     ]
     if problems:
-        raise DynError(
-            f"{path} does not hold the weights of {type(model).__name__}.", why="; ".join(problems)
-        )
+        raise DynError(f"{path} does not hold the weights of {type(model).__name__}.", why="; ".join(problems))
     model.load_state_dict(given)
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from dyndeploy.errors import DynError
 from dyndeploy.graph._rewrite import REFERENCE
 from dyndeploy.graph.probe import with_outputs
 from dyndeploy.ops._spec import OpSpec, spec_of
@@ -81,9 +83,12 @@ class Anatomy:
         """Read the graph of a bundle.
 
         Raises:
-            onnx.checker.ValidationError, google.protobuf.message.DecodeError: model.onnx is not ONNX.
+            DynError: model.onnx is not ONNX.
         """
-        anatomy = cls(onnx.load(bundle.onnx_path))
+        try:
+            anatomy = cls(onnx.load(bundle.onnx_path))
+        except DecodeError as error:
+            raise DynError(f"{bundle.onnx_path} is not an ONNX file.", why=str(error)) from error
         tensors = program.tensors
         records = {record.name: record for record in bundle.manifest.ops}
         for node in anatomy.model.graph.node:

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from dyndeploy.errors import DynError
-from dyndeploy.ops._spec import DOMAIN, PLUGIN_ATTRIBUTES, spec_of
+from dyndeploy.ops._spec import DOMAIN, spec_of
 from dyndeploy.pipeline.bundle import GOLDENS, MANIFEST, ONNX, PROGRAM, Bundle
 from dyndeploy.pipeline.capabilities import Execution, executions
 from dyndeploy.tensors import Dim, TensorSpec
@@ -32,7 +32,7 @@ class CustomNode:
         inputs: input name of the op ("X", "W", …) -> shape.
         output: shape of the output.
         dtype: of its tensors; None when the file does not say.
-        attributes: name -> value, without those by which plugins are found.
+        attributes: name -> value, in the order of the op's description.
     """
 
     name: str
@@ -217,20 +217,18 @@ def _tensor(value: ir.Value) -> TensorSpec:
 
 
 def _custom_node(node: ir.Node) -> CustomNode:
-    names: Iterable[str] = (tensor.name for tensor in spec_of(node.op_type).inputs)
+    spec = spec_of(node.op_type)
     return CustomNode(
         name=str(node.name),
         type=node.op_type,
-        inputs={name: _shape(value) for name, value in zip(names, node.inputs)},
+        inputs={tensor.name: _shape(value) for tensor, value in zip(spec.inputs, node.inputs)},
         output=_shape(node.outputs[0]),
         dtype=_dtype(node.inputs[0]) or _dtype(node.outputs[0]),
-        attributes={n: a.value for n, a in node.attributes.items() if n not in PLUGIN_ATTRIBUTES},
+        attributes={a.name: node.attributes[a.name].value for a in spec.attributes if a.name in node.attributes},
     )
 
 
-def _custom_op(
-    type_: str, body: tuple[str, ...] | None, nodes: Iterable[CustomNode], program: bool
-) -> CustomOp:
+def _custom_op(type_: str, body: tuple[str, ...] | None, nodes: Iterable[CustomNode], program: bool) -> CustomOp:
     dtypes = {node.dtype for node in nodes if node.type == type_}
     dtype = dtypes.pop() if len(dtypes) == 1 else None
     return CustomOp(type_, body, executions(body, dtype, program=program))

@@ -152,10 +152,16 @@ def _requirements() -> dict[str, tuple[str | None, str | None]]:
         name = re.match(r"[\w.-]+", requirement)
         minimum = re.search(r">=\s*([\d.]+)", requirement)
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
-        if name:
+        if name and _for_this_python(marker):
             value = (minimum[1] if minimum else None, extra[1] if extra else None)
             found.setdefault(_normal(name[0]), value)
     return found
+
+
+def _for_this_python(marker: str) -> bool:
+    """Whether the python_version conditions of a requirement hold; `packaging` could tell, but may be absent."""
+    bounds = re.findall(r"python_version\s*(<|>=)\s*['\"]3\.(\d+)['\"]", marker)
+    return all((sys.version_info[:2] >= (3, int(minor))) == (sign == ">=") for sign, minor in bounds)
 
 
 def _normal(name: str) -> str:

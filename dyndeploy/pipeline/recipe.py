@@ -58,9 +58,7 @@ FILE = "recipe.toml"
 
 
 def _size(value: object) -> int | str:
-    if (isinstance(value, int) and not isinstance(value, bool) and value >= 1) or (
-        isinstance(value, str) and value
-    ):
+    if (isinstance(value, int) and not isinstance(value, bool) and value >= 1) or (isinstance(value, str) and value):
         return value
     raise ValueError("a size (>= 1) or the name of a dim is expected")
 
@@ -82,9 +80,9 @@ class InputSection(_Section):
 
     shape: list[Annotated[int | str, PlainValidator(_size)]]
     range: tuple[float, float] | None = None
-    dtype: Literal[
-        "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"
-    ] = "float32"
+    dtype: Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"] = (
+        "float32"
+    )
 
 
 class OutputsSection(_Section):
@@ -268,9 +266,7 @@ def _field_error(toml: Path, error: ValidationError) -> DynError:
     if first["type"] == "extra_forbidden":
         return DynError(f"{toml}: there is no field {field}.", fix=nearest(str(name), _fields_at(path)))
     if first["type"] == "missing":
-        return DynError(
-            f"{toml}: the field {field} is missing.", fix=f"fields there: {', '.join(_fields_at(path))}"
-        )
+        return DynError(f"{toml}: the field {field} is missing.", fix=f"fields there: {', '.join(_fields_at(path))}")
     reason = str(first["msg"]).removeprefix("Value error, ")
     return DynError(f"{toml}: {field} = {first['input']!r} is not allowed.", why=reason)
 

@@ -45,7 +45,7 @@ class Yardstick:
         choices: the nodes that take discrete decisions.
 
     Attributes:
-        inputs: the golden inputs.
+        inputs: the golden inputs, in the order of the program's.
         outputs: PyTorch's own outputs at the bundle's dtype, with its own decisions.
         decisions: those of float64: op node of model.pt2 -> decisions.
 
@@ -58,7 +58,8 @@ class Yardstick:
     ) -> None:
         self._programs, self._choices = (reference, own), choices
         self._outputs: list[TensorSpec] = bundle.manifest.outputs
-        self.inputs, expected = bundle.goldens(point)
+        inputs, expected = bundle.goldens(point)
+        self.inputs = {spec.name: inputs[spec.name] for spec in bundle.manifest.inputs}
         computed, reference_tensors = self._run(reference)
         self.outputs, own_tensors = self._run(own)
         for name, array in expected.items():

@@ -36,9 +36,7 @@ class _Runtime:
 
 _RUNTIMES = {
     "torch": _Runtime("dyndeploy.runtimes.torch:TorchSession", "torch", "export"),
-    "onnxruntime": _Runtime(
-        "dyndeploy.runtimes.onnxruntime:OnnxRuntimeSession", "onnxruntime", "onnxruntime"
-    ),
+    "onnxruntime": _Runtime("dyndeploy.runtimes.onnxruntime:OnnxRuntimeSession", "onnxruntime", "onnxruntime"),
     "onnxruntime-cuda": _Runtime(
         "dyndeploy.runtimes.onnxruntime:OnnxRuntimeCudaSession", "onnxruntime", "onnxruntime-gpu"
     ),
@@ -66,9 +64,7 @@ def register_runtime(name: str, target: str, *, package: str, extra: str) -> Non
     """
     module, _, class_name = target.partition(":")
     if not (module and class_name):
-        raise DynError(
-            f"target={target!r} is not module:Class.", fix='for example "my_package.session:MySession"'
-        )
+        raise DynError(f"target={target!r} is not module:Class.", fix='for example "my_package.session:MySession"')
     _RUNTIMES[name] = _Runtime(target, package, extra)
 
 
@@ -112,9 +108,7 @@ def open_session(
     known = [p.name for p in inspect.signature(opener).parameters.values() if p.kind is p.KEYWORD_ONLY]
     unknown = sorted(options.keys() - set(known))
     if unknown:
-        raise DynError(
-            f"The runtime {runtime!r} has no option {', '.join(unknown)}.", fix=f"one of {', '.join(known)}"
-        )
+        raise DynError(f"The runtime {runtime!r} has no option {', '.join(unknown)}.", fix=f"one of {', '.join(known)}")
     session: Session = opener(source, **options)
     return session
 

@@ -73,9 +73,7 @@ class BaseSession(ABC):
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Session.run`."""
         if self._closed:
-            raise DynError(
-                f"The {self.runtime} session is closed.", fix="Open another one with open_session()."
-            )
+            raise DynError(f"The {self.runtime} session is closed.", fix="Open another one with open_session().")
         check_arrays(arrays, self.inputs, self.dims)
         return self._run(arrays)
 

@@ -116,9 +116,7 @@ class OnnxRuntimeCudaSession(OnnxRuntimeSession):
                 why=f"Its providers are {', '.join(available)}.",
                 fix='pip uninstall -y onnxruntime && pip install "dyndeploy[onnxruntime-gpu]"',
             )
-        opened = cls._open(
-            source, threads, [(provider, {"device_id": str(device), "use_tf32": str(int(tf32))})]
-        )
+        opened = cls._open(source, threads, [(provider, {"device_id": str(device), "use_tf32": str(int(tf32))})])
         assert opened._session is not None
         if provider not in opened._session.get_providers():
             opened.close()
@@ -147,9 +145,7 @@ def _load(source: Source, threads: int | None, providers: list[Any]) -> onnxrunt
                 f"(node {found[2]!r}) in its dtype.",
                 fix="Export with precision='fp32' or 'fp16', or run the model in another runtime.",
             ) from error
-        raise DynError(
-            f"{label} cannot be loaded by onnxruntime {onnxruntime.__version__}.", why=str(error)
-        ) from error
+        raise DynError(f"{label} cannot be loaded by onnxruntime {onnxruntime.__version__}.", why=str(error)) from error
     session.disable_fallback()  # else a failing run is repeated on the CPU
     return session
 
@@ -169,10 +165,7 @@ def _specs(arguments: Sequence[Any]) -> list[TensorSpec]:
     for argument in arguments:
         if argument.type not in _DTYPES:
             raise DynError(f"{argument.name} is {argument.type}, which no session can take or give.")
-        shape = [
-            d if isinstance(d, (int, str)) and d else f"{argument.name}_{i}"
-            for i, d in enumerate(argument.shape)
-        ]
+        shape = [d if isinstance(d, (int, str)) and d else f"{argument.name}_{i}" for i, d in enumerate(argument.shape)]
         specs.append(TensorSpec(name=argument.name, dtype=_DTYPES[argument.type], shape=tuple(shape)))
     return specs
 

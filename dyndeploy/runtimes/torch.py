@@ -50,6 +50,4 @@ class TorchSession(BaseSession):
             outputs, _ = self._program.run([arrays[spec.name] for spec in self.inputs])
         except RuntimeError as error:
             raise DynError("torch failed to run the model.", why=str(error)) from error
-        return {
-            s.name: o.astype(s.numpy_dtype, copy=False) for s, o in zip(self.outputs, outputs, strict=True)
-        }
+        return {s.name: o.astype(s.numpy_dtype, copy=False) for s, o in zip(self.outputs, outputs, strict=True)}

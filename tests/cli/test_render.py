@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -65,11 +66,14 @@ def test_progress_without_a_terminal_is_a_line_each(capsys):
     assert printed.err == "export: tracing [the] model\nexport: writing\n"
 
 
-def test_progress_on_a_terminal_leaves_nothing_behind(monkeypatch):
+@pytest.mark.parametrize("animate", [True, False])
+def test_progress_on_a_terminal_leaves_nothing_behind(monkeypatch, animate):
     stream = io.StringIO()
     monkeypatch.setattr(_render, "err", lambda: Console(file=stream, force_terminal=True, width=80))
-    with _render.progress("export") as tell:
+    threads = threading.active_count()
+    with _render.progress("export", animate=animate) as tell:
         tell("tracing [the] model")
+        assert threading.active_count() - threads == animate
     text = stream.getvalue()
     assert "export: tracing [the] model" in text
     assert text.endswith("\x1b[2K")  # the line is wiped

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from dyndeploy.demo.data import Digits, load
 from dyndeploy.demo.network import DigitsNet
 from dyndeploy.demo.train import accuracy, rate_factor, set_inactive, train
+from dyndeploy.errors import DynError
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,9 +33,9 @@ def test_the_same_seed_gives_the_same_weights(data):
 
 def test_the_loss_falls(data):
     lines = []
-    network, summary = trained(data, steps=60, progress=lines.append)
-    assert summary.steps == 60
-    assert summary.epochs == pytest.approx(60 * 64 / 1347)
+    network, summary = trained(data, steps=120, progress=lines.append)
+    assert summary.steps == 120
+    assert summary.epochs == pytest.approx(120 * 32 / 1347)
     assert summary.last_loss < 0.8 * summary.first_loss
     assert accuracy(network, load()[1]) > 0.3  # guessing gives 0.1
     assert not network.training
@@ -47,6 +48,22 @@ def test_the_clock_ends_it(data):
     summary = train(DigitsNet(width=8), data, seconds=0.5)
     assert summary.steps >= 1
     assert 0.5 <= summary.seconds < 5
+
+
+@pytest.mark.parametrize("budget", [{"seconds": 0.0}, {"max_steps": 0}])
+def test_no_time_is_an_error(data, budget):
+    with pytest.raises(DynError, match="single step"):
+        train(DigitsNet(width=8), data, **budget)
+
+
+def test_the_number_of_threads_is_given_back(data):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trained(data, steps=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_rate_rises_and_falls():

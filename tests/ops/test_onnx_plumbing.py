@@ -168,9 +168,7 @@ def run_body(build, array, output_rank, **attributes):
     )
     opsets = [make.make_opsetid("", OPSET), make.make_opsetid(DOMAIN, VERSION)]
     model = make.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
-    return torch.from_numpy(
-        onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"X": array})[0]
-    )
+    return torch.from_numpy(onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"X": array})[0])
 
 
 @pytest.mark.parametrize(

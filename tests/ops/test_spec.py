@@ -183,9 +183,7 @@ def test_spec_is_found_under_each_of_its_names(spec):
 
 
 def test_unknown_operator():
-    with pytest.raises(
-        DynError, match=r"There is no operator 'dcn'\.\n  fix: one of dcnv2, ddf, drconv, dgc, scconv"
-    ):
+    with pytest.raises(DynError, match=r"There is no operator 'dcn'\.\n  fix: one of dcnv2, ddf, drconv, dgc, scconv"):
         spec_of("dcn")
 
 

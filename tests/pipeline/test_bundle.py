@@ -48,11 +48,7 @@ def write_bundle(folder, content=b"one"):
             dims={"batch": Dim(min=1, opt=8, max=8)},
             inputs=[TensorSpec(name="x", shape=("batch", 3), range=(0, 1))],
             outputs=[TensorSpec(name="y/0", shape=("batch", 2))],
-            ops=[
-                OpRecord(
-                    name="n0", type="ModulatedDeformConv2d", folder="dcnv2", reference="relu", source="op"
-                )
-            ],
+            ops=[OpRecord(name="n0", type="ModulatedDeformConv2d", folder="dcnv2", reference="relu", source="op")],
             kept_fp32=[],
             seed=0,
             goldens=["min", "max"],
@@ -101,9 +97,7 @@ def test_changed_files(folder):
 
 def test_file_digest(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
-    assert file_digest(tmp_path / "file") == (
-        "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    )
+    assert file_digest(tmp_path / "file") == ("sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
 
 
 def test_save_manifest(folder):
@@ -168,9 +162,7 @@ def test_what_cannot_be_opened(folder, spoil, message):
 
 def test_no_folder(tmp_path, folder):
     for path in (tmp_path / "none", folder / ONNX):
-        with pytest.raises(
-            DynError, match=r"(?s)is not a folder: it is not a bundle\..*dyndeploy export RECIPE"
-        ):
+        with pytest.raises(DynError, match=r"(?s)is not a folder: it is not a bundle\..*dyndeploy export RECIPE"):
             Bundle.open(path)
 
 
@@ -241,9 +233,7 @@ def test_nothing_that_is_not_ours_is_overwritten(tmp_path, kind):
     else:
         target.write_text("years of work")
     for refuses in (write_bundle, check_target):
-        with pytest.raises(
-            DynError, match=r"(?s)thesis exists and is not a bundle\..*fix: Choose another folder"
-        ):
+        with pytest.raises(DynError, match=r"(?s)thesis exists and is not a bundle\..*fix: Choose another folder"):
             refuses(target)
     assert (target / "chapter1.tex" if kind == "folder" else target).read_text() == "years of work"
     assert names_in(tmp_path) == ["thesis"]

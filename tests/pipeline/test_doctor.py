@@ -134,10 +134,17 @@ def test_minima_and_extras_are_those_of_the_project(monkeypatch):
         'dyndeploy[export]; extra == "demo"',
         'tensorrt_rtx>=1.7.1; python_version > "3" and extra == "tensorrt-rtx"',
     ]
+    minor = sys.version_info.minor
+    lines += [
+        f'onnxruntime>=1.99; python_version < "3.{minor}" and extra == "onnxruntime"',
+        f'onnxruntime>=1.25; python_version >= "3.{minor}" and extra == "onnxruntime"',
+        f'onnxruntime>=1.98; python_version >= "3.{minor + 1}" and extra == "onnxruntime"',
+    ]
     monkeypatch.setattr(metadata, "requires", lambda _name: lines)
     needs = probes._requirements()
     assert needs["numpy"] == ("1.26", None)
     assert needs["torch"] == ("2.9", "export")
+    assert needs["onnxruntime"] == ("1.25", "onnxruntime")
     assert needs["cuda-python"] == ("12.6", "tensorrt")
     assert needs["tensorrt-rtx"] == ("1.7.1", "tensorrt-rtx")
 

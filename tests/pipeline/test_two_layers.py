@@ -24,8 +24,12 @@ MODELS = {
         ModulatedDeformConv2d(4, 6, 3, (1, 2), (0, 2), (1, 2), modulated=False),
         ModulatedDeformConv2d(6, 4, 1, (2, 1), modulated=False, bias=False),
     ),
-    "ddf": lambda: nn.Sequential(DDF(4, (3, 5), (2, 1), (1, 2)), nn.BatchNorm2d(4), nn.ReLU(), DDF(4, 3, (1, 3), heads=2)),
-    "ddf-add": lambda: nn.Sequential(DDF(4, 3, (1, 2), (2, 1), combine="add"), nn.BatchNorm2d(4), DDF(4, combine="add")),
+    "ddf": lambda: nn.Sequential(
+        DDF(4, (3, 5), (2, 1), (1, 2)), nn.BatchNorm2d(4), nn.ReLU(), DDF(4, 3, (1, 3), heads=2)
+    ),
+    "ddf-add": lambda: nn.Sequential(
+        DDF(4, 3, (1, 2), (2, 1), combine="add"), nn.BatchNorm2d(4), DDF(4, combine="add")
+    ),
     "ddf-up": lambda: nn.Sequential(DDFUp(4, (3, 5), 2, (2, 1)), DDFUp(4, 3, 3, heads=2, combine="add")),
     "drconv": lambda: nn.Sequential(
         DRConv2d(4, 6, (3, 2), (2, 1), (1, 2), (1, 2), regions=4),

@@ -39,9 +39,7 @@ X = np.random.default_rng(0).standard_normal((3, 4, 6, 5)).astype("f")
 COUNT = np.array(3)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "limit"), [("float64", 0), ("float32", 1e-6), ("float16", 2e-3), ("bfloat16", 2e-2)]
-)
+@pytest.mark.parametrize(("dtype", "limit"), [("float64", 0), ("float32", 1e-6), ("float16", 2e-3), ("bfloat16", 2e-2)])
 def test_every_dtype(exported, dtype, limit):
     model, program = exported
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -68,7 +66,9 @@ def test_watched_values(exported):
     run = Program(program, "float64")
     assert {spec.folder for spec in run.ops.values()} == {"drconv", "dgc"}
     plain, _ = run.run([X, COUNT])
-    outputs, seen = run.run([X, COUNT], watch=["dynamic_group_conv2d", run.input_of("dynamic_group_conv2d", "saliency")])
+    outputs, seen = run.run(
+        [X, COUNT], watch=["dynamic_group_conv2d", run.input_of("dynamic_group_conv2d", "saliency")]
+    )
     np.testing.assert_array_equal(outputs[0], plain[0])
     assert {a.shape for a in seen.values()} == {(3, 8, 6, 5), (3, 16)}
     with pytest.raises(DynError, match="no tensor nonsense"):

@@ -128,9 +128,7 @@ def test_where_polygraphy_loses_digits_we_do_not():
 
 
 def verdict(actual, torch_output, expected, dtype):
-    return judge(
-        compare(actual, expected), compare(torch_output, expected), dtype, bit_equal(actual, torch_output)
-    )
+    return judge(compare(actual, expected), compare(torch_output, expected), dtype, bit_equal(actual, torch_output))
 
 
 def matmul_in_order(a, b, order, accumulator=np.float32):
@@ -155,11 +153,7 @@ def torch_matmul(a, b):
 def test_another_summation_order_is_within_noise(dtype, k):
     a, b = operands(dtype, k)
     expected, own = a.astype(float) @ b.astype(float), torch_matmul(a, b)
-    lanes = (
-        np.arange(k).reshape(-1, 3).T.ravel()
-        if k % 3 == 0
-        else np.arange(k)[::2].tolist() + list(range(1, k, 2))
-    )
+    lanes = np.arange(k).reshape(-1, 3).T.ravel() if k % 3 == 0 else np.arange(k)[::2].tolist() + list(range(1, k, 2))
     for order in (range(k), range(k - 1, -1, -1), lanes):
         result = verdict(matmul_in_order(a, b, order), own, expected, dtype)
         assert result.verdict <= Verdict.WITHIN_NOISE, result

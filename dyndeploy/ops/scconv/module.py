@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dyndeploy.errors import DynError
-from dyndeploy.ops.scconv.op import Upsample, self_calibrate
+from dyndeploy.ops.scconv.op import self_calibrate
+from dyndeploy.ops.scconv.reference import Upsample
 
 
 class SCConv2d(nn.Module):

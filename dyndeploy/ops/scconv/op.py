@@ -7,15 +7,13 @@ runtime. What a deployment gains here, it gains in graph passes (BatchNorm foldi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dyndeploy.errors import DynError
-
-Upsample = Literal["nearest", "bilinear"]
+from dyndeploy.ops.scconv.reference import Upsample
 
 
 def self_calibrate(x: Tensor, response: Tensor, calibration: Tensor, upsample: Upsample = "nearest") -> Tensor:

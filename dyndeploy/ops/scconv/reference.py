@@ -5,13 +5,13 @@ Liu et al., "Improving Convolutional Networks with Self-Calibrated Convolutions"
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dyndeploy.ops.scconv.op import Upsample
+Upsample = Literal["nearest", "bilinear"]
 
 
 class ConvNorm(NamedTuple):

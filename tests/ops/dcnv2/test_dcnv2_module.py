@@ -67,9 +67,7 @@ def test_predictors_of_resnet50_have_the_parameters_of_the_paper(modulated, para
 @pytest.mark.parametrize("offset_groups", [1, 2])
 def test_dcnv1_has_offsets_and_masks_of_one(x, offset_groups):
     layer = randomised(
-        ModulatedDeformConv2d(
-            4, 6, **ANISOTROPIC, offset_groups=offset_groups, modulated=False, mask_scale=2.0
-        )
+        ModulatedDeformConv2d(4, 6, **ANISOTROPIC, offset_groups=offset_groups, modulated=False, mask_scale=2.0)
     )
     offset = layer.predictor(x)
     assert offset.shape[1] == 2 * offset_groups * 6
@@ -143,12 +141,7 @@ def test_state_dict_survives():
 
 def test_repr():
     layer = ModulatedDeformConv2d(4, 6, 3, stride=2, padding=1, offset_groups=2, modulated=False)
-    assert (
-        repr(layer)
-        .splitlines()[1]
-        .strip()
-        .startswith("4, 6, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)")
-    )
+    assert repr(layer).splitlines()[1].strip().startswith("4, 6, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)")
     assert "modulated=False" in repr(layer)
 
 

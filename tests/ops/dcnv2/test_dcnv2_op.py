@@ -100,9 +100,7 @@ class Layer(nn.Module):
 
     def forward(self, x):
         offset_mask = self.predictor(x)
-        return modulated_deform_conv2d(
-            x, offset_mask, self.weight, stride=(2, 1), padding=1, dilation=(1, 2), groups=2
-        )
+        return modulated_deform_conv2d(x, offset_mask, self.weight, stride=(2, 1), padding=1, dilation=(1, 2), groups=2)
 
 
 def test_exports_with_dynamic_dims():
@@ -136,9 +134,7 @@ def test_autocast_runs_in_its_dtype(tensors, dtype):
 def test_autocast_takes_mixed_dtypes_and_leaves_float64(tensors):
     x, offset_mask, weight, bias = tensors
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = modulated_deform_conv2d(
-            x.float(), offset_mask.bfloat16(), weight.float(), bias.half(), **ANISOTROPIC
-        )
+        mixed = modulated_deform_conv2d(x.float(), offset_mask.bfloat16(), weight.float(), bias.half(), **ANISOTROPIC)
         double = modulated_deform_conv2d(*tensors, **ANISOTROPIC)
     assert mixed.dtype == torch.bfloat16
     assert double.dtype == torch.float64

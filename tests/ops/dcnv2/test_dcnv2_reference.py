@@ -37,9 +37,7 @@ CASES = {
 
 def attributes_of(case):
     """The attributes among the arguments of `draw`."""
-    return {
-        k: v for k, v in case.items() if k in ("stride", "padding", "dilation", "groups", "offset_groups")
-    }
+    return {k: v for k, v in case.items() if k in ("stride", "padding", "dilation", "groups", "offset_groups")}
 
 
 def naive(
@@ -221,9 +219,7 @@ def test_pixels_that_no_sample_reaches_do_not_matter(draw, value):
 @pytest.mark.parametrize("size", [(1, 5), (5, 1), (1, 1)])
 def test_maps_of_one_row_or_column(draw, size):
     tensors = draw(size=size, padding=(1, 1, 1, 1))
-    torch.testing.assert_close(
-        modulated_deform_conv2d(*tensors, padding=1), naive(*tensors, padding=(1, 1, 1, 1))
-    )
+    torch.testing.assert_close(modulated_deform_conv2d(*tensors, padding=1), naive(*tensors, padding=(1, 1, 1, 1)))
 
 
 def test_empty_batch(draw):

@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+
+from dyndeploy.ops._spec import spec_of
+from dyndeploy.pipeline.choices import decide, judge_choice
+from dyndeploy.pipeline.inner import Choice
+from dyndeploy.testing.numeric import compare, limits
+
+
+def region_choice():
+    return Choice("region", "DynamicRegionAwareConv2d", "op", spec_of("drconv"), {}, "guide", "guide")
+
+
+def channel_choice(inactive, threshold=0.0, heads=2):
+    attributes = {"heads": heads, "inactive": inactive, "threshold": threshold}
+    return Choice("gate", "DynamicGroupConv2d", "op", spec_of("dgc"), attributes, "saliency", "saliency")
+
+
+def guide(seed=0):
+    return np.random.default_rng(seed).standard_normal((2, 4, 5, 6))
+
+
+def judged(choice, runtime, reference):
+    return judge_choice(choice, decide(choice, runtime), reference, reference.astype(np.float32), "float32")
+
+
+def test_decisions_are_the_operators_own():
+    assert decide(region_choice(), np.array([[[[1.0]], [[3.0]], [[3.0]]]])).tolist() == [[[1]]]
+    saliency = np.array([[3.0, 1.0, 2.0, 0.0, 0.0, 5.0]])
+    assert decide(channel_choice(1), saliency).tolist() == [[[True, False, True], [False, False, True]]]
+    assert decide(channel_choice(-1, 2.0), saliency).tolist() == [[[True, False, False], [False, False, True]]]
+    assert decide(channel_choice(0), saliency).all()
+
+
+def test_no_flip_is_no_finding():
+    result = judged(region_choice(), guide().astype(np.float32), guide())
+    assert (result.decisions, result.flips, result.gap, result.admissible) == (60, 0, 0.0, True)
+
+
+@pytest.mark.parametrize(("nudge", "admissible"), [(1e-7, True), (1e-2, False)])
+def test_a_region_may_flip_only_in_a_near_tie(nudge, admissible):
+    reference = guide()
+    best = reference[0, :, 2, 3].argmax()
+    other = (best + 1) % 4
+    reference[0, other, 2, 3] = reference[0, best, 2, 3] - nudge
+    runtime = reference.copy()
+    runtime[0, other, 2, 3] = runtime[0, best, 2, 3] + nudge
+    result = judged(region_choice(), runtime, reference)
+    assert result.flips == 1
+    assert result.gap == pytest.approx(nudge / compare(reference, reference).rms)
+    assert result.admissible is admissible
+
+
+@pytest.mark.parametrize(("nudge", "admissible"), [(1e-7, True), (1e-2, False)])
+@pytest.mark.parametrize("inactive", [2, -1])
+def test_a_channel_may_flip_only_at_the_threshold(nudge, admissible, inactive):
+    reference = np.array([[0.1, 0.5, 0.5 + nudge, 2.0, 0.2, 0.3, 0.9, 4.0]])
+    runtime = reference.copy()
+    runtime[0, 1:3] = reference[0, 2:0:-1]
+    result = judged(channel_choice(inactive, threshold=0.5), runtime, reference)
+    assert (result.decisions, result.flips) == (8, 2)
+    assert result.gap == pytest.approx(nudge / compare(reference, reference).rms, rel=1e-6)
+    assert result.admissible is admissible
+
+
+def test_the_margin_is_twice_the_error_that_a_single_value_may_have():
+    reference = guide()
+    noisy = reference + 1e-3 * guide(seed=1)
+    result = judge_choice(region_choice(), decide(region_choice(), reference), reference, noisy, "float16")
+    assert result.margin == 2 * limits(compare(noisy, reference), "float16")["max"]
+
+
+def test_a_flip_beyond_the_margin_means_that_the_guide_itself_is_out_of_bounds():
+    """So the search for the guilty node starts at the guide and always has something to find."""
+    reference = guide()
+    own = compare(reference.astype(np.float32), reference)
+    for scale in 10.0 ** np.arange(-7, 1):
+        runtime = reference + scale * guide(seed=2)
+        if not judged(region_choice(), runtime, reference).admissible:
+            assert compare(runtime, reference).statistic("max") > limits(own, "float32")["max"]
+    assert not judged(region_choice(), runtime, reference).admissible
+
+
+def test_a_channel_that_cannot_be_dropped_cannot_flip_within_any_margin():
+    choice, saliency = channel_choice(0), np.ones((1, 4))
+    dropped = np.array([[[True, False], [True, True]]])
+    assert judge_choice(choice, dropped, saliency, saliency, "float32").gap == math.inf
