@@ -40,15 +40,14 @@ def check(
 
     Args:
         bundle: a bundle, or its folder.
-        runtimes: names of runtimes; all that are registered when left out, and then one that is not available
-            is no failure.
+        runtimes: names of runtimes; all that are registered when left out, and then one that is not available is no
+            failure.
         points: "min", "opt", "max"; all that the bundle has goldens for when left out.
         progress: called with a line to show.
 
     Raises:
         MissingPackageError: torch is not installed, so that there is no yardstick.
-        DynError: no bundle, unknown runtime, no such point, or model.pt2 does not compute the stored
-            reference.
+        DynError: no bundle, unknown runtime, no such point, or model.pt2 does not compute the stored reference.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     unknown = [name for name in runtimes or () if name not in runtime_names()]
@@ -56,7 +55,7 @@ def check(
         raise DynError(f"There is no runtime {', '.join(unknown)}.", fix=f"one of {', '.join(runtime_names())}")
     run = _Check(opened, points or opened.manifest.goldens, progress or (lambda line: None))
     results = tuple(run.runtime(name, dtype) for name, dtype in _rows(opened, runtimes or runtime_names()))
-    passed = all(r.verdict.ok if r.verdict else runtimes is None for r in results)
+    passed = all(r.verdict.ok if r.verdict else not runtimes for r in results)
     result = CheckResult(
         bundle=opened.name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -88,13 +87,14 @@ class _Check:
         self._bundle, self._tell = bundle, tell
         self._dtype = DTYPE_OF[bundle.manifest.precision]
         tell("load model.pt2")
-        reference = Program.load(bundle.program_path, "float64")
-        self._own = Program.load(bundle.program_path, self._dtype)
-        self._anatomy = Anatomy.of(bundle, self._own)
+        dtypes = list(dict.fromkeys(("float64", self._dtype, "float32")))
+        self._programs = dict(zip(dtypes, Program.load_in(bundle.program_path, dtypes)))
+        reference, own = self._programs["float64"], self._programs[self._dtype]
+        self._anatomy = Anatomy.of(bundle, own)
         self._yardsticks: dict[Point, Yardstick] = {}
         for point in sorted(points, key=POINTS.index):
             tell(f"float64 and PyTorch at {point}")
-            self._yardsticks[point] = Yardstick(bundle, point, reference, self._own, self._anatomy.choices)
+            self._yardsticks[point] = Yardstick(bundle, point, reference, own, self._anatomy.choices)
 
     def runtime(self, name: str, dtype: str) -> RuntimeResult:
         """Judge one runtime at all points."""
@@ -123,8 +123,7 @@ class _Check:
     def _reader(self, name: str, dtype: str) -> Reader:
         if name != "torch":
             return self._anatomy.onnx_reader(name)
-        program = self._own if dtype == self._dtype else Program.load(self._bundle.program_path, dtype)
-        return self._anatomy.torch_reader(program)
+        return self._anatomy.torch_reader(self._programs[dtype])
 
     def _point(self, session: Session, read: Reader, point: Point, yardstick: Yardstick) -> tuple[PointResult, Arrays]:
         """The result of one point, and the runtime's own decisions."""
@@ -170,4 +169,11 @@ class _Check:
 
     def _guilty(self, read: Reader, yardstick: Yardstick, result: PointResult, decisions: Arrays) -> Guilty | None:
         outputs = {o.name: o.judgement for o in result.outputs if not o.judgement.verdict.ok}
-        return find_guilty(self._anatomy, read, yardstick, decisions, self._dtype, outputs)
+        guilty = find_guilty(self._anatomy, read, yardstick, decisions, self._dtype, outputs)
+        if guilty is not None:
+            return guilty
+        for choice in result.choices:
+            if not choice.admissible:  # by a value that is within noise: nothing before it can be blamed
+                judgement = Judgement(Verdict.BROKEN, "gap", choice.gap, choice.margin)
+                return Guilty(choice.node, choice.op_type, judgement, (choice.node,))
+        return None

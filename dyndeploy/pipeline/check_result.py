@@ -38,8 +38,7 @@ class PointResult(_Result):
 
     Attributes:
         point, sizes: "min", "opt" or "max", and the size of every dim there.
-        verdict: the worst of the outputs'; broken where a choice flipped outside its margin, or the run
-            failed.
+        verdict: the worst of the outputs'; broken where a choice flipped outside its margin, or the run failed.
         outputs: one result per output.
         choices: one per node that takes discrete decisions.
         failure: why the run failed, if it did.
@@ -58,8 +57,7 @@ class RuntimeResult(_Result):
 
     Attributes:
         runtime: its name.
-        dtype: in which it computes ("float32"); the torch runtime is shown in float32 and in the bundle's
-            dtype.
+        dtype: in which it computes ("float32"); the torch runtime is shown in float32 and in the bundle's dtype.
         verdict: the worst of its points; None where it is not available.
         unavailable: why it is not; nothing is wrong with the model then.
         failure: why it could not open the model, which is broken.

@@ -125,8 +125,7 @@ class Anatomy:
     def onnx_reader(self, runtime: str) -> Reader:
         """A reader of any runtime that runs model.onnx: a copy of the model gives the values out.
 
-        A runtime fuses less around a value that it has to give out, so that the last bits of others may
-        differ.
+        A runtime fuses less around a value that it has to give out, so that the last bits of others may differ.
         """
 
         def read(inputs: Arrays, values: Sequence[str]) -> Arrays:

@@ -7,7 +7,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 import dyndeploy.ops.all  # noqa: F401
 from dyndeploy.errors import DynError
 from dyndeploy.ops.dcnv2.op import decompose_torchvision
-from dyndeploy.tensors import Dim, TensorSpec, seeded_arrays
+from dyndeploy.tensors import Dim, TensorSpec, seeded_arrays, sizes_at
 
 ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 Shape = Sequence[int | str]
@@ -45,6 +45,14 @@ class Traced:
     symbols: dict[str, str]
 
 
+@dataclass
+class _Call:
+    """Arguments of one call of the model."""
+
+    args: tuple[Tensor, ...]
+    kwargs: dict[str, Tensor]
+
+
 def trace(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -67,14 +75,18 @@ def trace(
     names = _input_names(model, examples, keywords, inputs)
     specs, sizes = _specs(names, examples, inputs, dims, ranges)
     flexible = {name: dim for name, dim in sizes.items() if dim.min < dim.max}
-    arguments = _trace_arguments(specs, sizes, seed)
-    args = () if keywords else tuple(arguments)
-    kwargs = dict(zip(keywords, arguments))
+
+    def call(at: Mapping[str, int]) -> _Call:
+        arguments = [torch.from_numpy(a) for a in seeded_arrays(specs, at, seed).values()]
+        return _Call(() if keywords else tuple(arguments), dict(zip(keywords, arguments)))
+
+    # A size of 1 would be taken for a constant by torch.export, so it is traced with a larger one.
+    traced = call({name: dim.opt if dim.opt > 1 else dim.max for name, dim in sizes.items()})
     with _eval_mode(model):
-        results = _run(model, args, kwargs)
-        output_names = _output_names(results, outputs)
-        program = _export(model, args, kwargs, keywords, specs, flexible)
-        _compare(program, args, kwargs, results)
+        output_names = _output_names(_run(model, traced), outputs)
+        program = _export(model, traced, specs, flexible)
+        for each in (traced, call(sizes_at(sizes, "min"))):
+            _compare(program, each, _run(model, each))
     return Traced(
         program,
         [
@@ -203,12 +215,6 @@ def _range(example: Tensor) -> tuple[float, float] | None:
     return (low, high) if low < high else None
 
 
-def _trace_arguments(specs: Sequence[TensorSpec], sizes: Mapping[str, Dim], seed: int) -> list[Tensor]:
-    """Tensors to trace with. A size of 1 would be taken for a constant by torch.export, so a larger one is used."""
-    traced = {name: dim.opt if dim.opt > 1 else dim.max for name, dim in sizes.items()}
-    return [torch.from_numpy(a) for a in seeded_arrays(specs, traced, seed).values()]
-
-
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
@@ -220,11 +226,11 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def _run(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
-    shapes = [list(t.shape) for t in (*args, *kwargs.values())]
+def _run(model: nn.Module, call: _Call) -> Any:
+    shapes = [list(t.shape) for t in (*call.args, *call.kwargs.values())]
     try:
         with torch.no_grad():
-            return model(*args, **kwargs)
+            return model(*call.args, **call.kwargs)
     except DynError:
         raise
     except Exception as error:
@@ -253,12 +259,7 @@ def _output_names(results: Any, outputs: Sequence[str] | None) -> list[str]:
 
 
 def _export(
-    model: nn.Module,
-    args: tuple[Tensor, ...],
-    kwargs: dict[str, Tensor],
-    keywords: Sequence[str],
-    specs: Sequence[TensorSpec],
-    flexible: Mapping[str, Dim],
+    model: nn.Module, call: _Call, specs: Sequence[TensorSpec], flexible: Mapping[str, Dim]
 ) -> ExportedProgram:
     torch_dims: dict[str, Any] = {}
     for name, dim in flexible.items():
@@ -268,12 +269,10 @@ def _export(
             part = torch.export.Dim(f"_{name}", min=dim.min // dim.multiple, max=dim.max // dim.multiple)
             torch_dims[name] = dim.multiple * part
     shapes = [{axis: torch_dims[d] for axis, d in enumerate(s.shape) if d in torch_dims} for s in specs]
-    dynamic_shapes: Any = dict(zip(keywords, shapes)) if keywords else tuple(shapes)
-    if not keywords:
-        dynamic_shapes = _for_signature(model, shapes)
+    dynamic_shapes: Any = dict(zip(call.kwargs, shapes)) if call.kwargs else _for_signature(model, shapes)
     try:
-        with quiet():
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        with quiet(), _sizes_of_one():
+            program = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = decompose_torchvision(program)
     except Exception as error:
         message = str(error)
@@ -299,6 +298,17 @@ def _suggestion(message: str, flexible: Mapping[str, Dim]) -> str:
     return f"dims={{{typed}}}: the fourth number says that sizes are multiples of it."
 
 
+def _sizes_of_one() -> AbstractContextManager[Any]:
+    """Let a size that is derived from a dynamic one be 1 at the dim's minimum (a small map, pooled).
+
+    By default torch.export takes "never 1" for granted and refuses the dim. With this setting it takes for granted that
+    nothing is broadcast where the size happens to be 1; `trace` compares the program with the model at the minimum.
+    """
+    from torch.fx.experimental import _config
+
+    return _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined, no-any-return]
+
+
 def _for_signature(model: nn.Module, shapes: Sequence[dict[int, Any]]) -> Any:
     """dynamic_shapes in the structure of forward's parameters: *args collects what is left."""
     parameters = list(inspect.signature(model.forward).parameters.values())
@@ -313,10 +323,10 @@ def _first_lines(message: str, count: int = 12) -> str:
     return "\n    ".join(lines[:count])
 
 
-def _compare(program: ExportedProgram, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], results: Any) -> None:
+def _compare(program: ExportedProgram, call: _Call, results: Any) -> None:
     """The program must compute what the module does: custom code can look different to a tracer."""
     with torch.no_grad():
-        traced = program.module()(*args, **kwargs)
+        traced = program.module()(*call.args, **call.kwargs)
     for actual, expected in zip(pytree.tree_leaves(traced), pytree.tree_leaves(results)):
         if not expected.is_floating_point():
             same = torch.equal(actual, expected)

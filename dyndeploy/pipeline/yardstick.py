@@ -13,8 +13,7 @@ from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import Point, TensorSpec
 from dyndeploy.testing.numeric import compare
 
-#: Relative L2 within which model.pt2 in float64 reproduces the stored reference, on another machine and torch
-#: too.
+#: Relative L2 within which model.pt2 in float64 reproduces the stored reference, on another machine and torch too.
 _REPRODUCED = 1e-9
 
 

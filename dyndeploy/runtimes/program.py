@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
-import torch
-from torch import Tensor, fx
-from torch.utils import _pytree as pytree
+
+from dyndeploy.errors import DynError, MissingPackageError
+
+try:
+    import torch
+    from torch import Tensor, fx
+    from torch.utils import _pytree as pytree
+except ModuleNotFoundError:
+    raise MissingPackageError("torch", "Running model.pt2", "export") from None
 
 import dyndeploy.ops.all  # noqa: F401  # a program cannot be loaded before its custom ops are registered
-from dyndeploy.errors import DynError
 from dyndeploy.ops._spec import OpSpec, custom_ops
 
 if TYPE_CHECKING:
@@ -63,8 +68,14 @@ class Program:
         Raises:
             DynError: the file is not one that this torch reads.
         """
+        return cls.load_in(path, [dtype])[0]
+
+    @classmethod
+    def load_in(cls, path: str | os.PathLike[str], dtypes: Sequence[str]) -> list[Program]:
+        """Read a model.pt2 once, for several dtypes; see `load`."""
         try:
-            return cls(torch.export.load(os.fspath(path)), dtype)
+            exported = torch.export.load(os.fspath(path))
+            return [cls(exported, dtype) for dtype in dtypes]
         except Exception as error:  # torch raises anything from KeyError to its own errors here
             raise DynError(
                 f"{path} cannot be read by torch {torch.__version__}.", why=str(error), fix="Export the model again."

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from dyndeploy.runtimes import Source
 
 
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
 class TorchSession(BaseSession):
     """Runs a bundle's torch.export program in one dtype; inputs and outputs are as the manifest says."""
 
@@ -35,7 +38,7 @@ class TorchSession(BaseSession):
             dtype: "float64", "float32", "float16" or "bfloat16"; by default that of the bundle's precision.
 
         Raises:
-            DynError: the source is no bundle, or model.pt2 cannot be read.
+            DynError: the source is no bundle, the dtype is none of these, or model.pt2 cannot be read.
         """
         if not isinstance(source, Bundle):
             raise DynError(
@@ -43,7 +46,10 @@ class TorchSession(BaseSession):
                 why="It runs the model.pt2 of a bundle.",
                 fix="Give the bundle's folder, or choose another runtime.",
             )
-        return cls(source, Program.load(source.program_path, dtype or DTYPE_OF[source.manifest.precision]))
+        dtype = dtype or DTYPE_OF[source.manifest.precision]
+        if dtype not in _DTYPES:
+            raise DynError(f"The torch runtime does not compute in {dtype!r}.", fix=f"one of {', '.join(_DTYPES)}")
+        return cls(source, Program.load(source.program_path, dtype))
 
     def _run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         try:

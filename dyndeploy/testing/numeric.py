@@ -25,8 +25,7 @@ FACTORS: Mapping[str, float] = {"relative_l2": 4.0, "p99": 4.0, "max": 8.0}
 #: that cancels). The 99th percentile of such noise lies at 3 to 4, the maximum of some 10^5 values at 5 to 8
 #: times its L2.
 FLOORS: Mapping[str, float] = {"relative_l2": 2.0, "p99": 8.0, "max": 16.0}
-#: Up to this multiple of the limit the answer is "suspicious": rather a float16 accumulator than a wrong
-#: weight.
+#: Up to this multiple of the limit the answer is "suspicious": rather a float16 accumulator than a wrong weight.
 SUSPICIOUS = 10.0
 
 
@@ -105,8 +104,8 @@ class Judgement:
 
     Attributes:
         verdict: the verdict.
-        statistic: the worst one: "relative_l2", "p99" or "max" (both per rms of the reference), "mismatched",
-            or "" for identical.
+        statistic: the worst one: "relative_l2", "p99" or "max" (both per rms of the reference); "mismatched" or "shape"
+            where the tensors differ in kind, "gap" where a discrete choice does; "" for identical.
         value: its value.
         limit: the largest value that is noise.
     """

@@ -222,6 +222,14 @@ def test_choices_that_flip_beyond_the_margin_are_broken(ties, copy):
     assert runtime.guilty.node == "tilted"
 
 
+def test_a_choice_beyond_the_margin_by_a_guide_within_noise_names_the_node_that_decides(ties, monkeypatch):
+    """The margin is narrower than what a single value may err: then there is nobody else to blame."""
+    monkeypatch.setattr("dyndeploy.pipeline.choices.margin_of", lambda own, dtype: 0.0)
+    runtime = of(check(ties, points=["min"], runtimes=["onnxruntime"]), "onnxruntime")
+    assert runtime.verdict is Verdict.BROKEN
+    assert (runtime.guilty.op_type, runtime.guilty.judgement.statistic) == ("DynamicRegionAwareConv2d", "gap")
+
+
 def test_half_precision_is_judged_by_pytorch_at_half_precision(tmp_path):
     bundle = export(
         randomised(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3))),

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 import types
 
@@ -94,6 +95,20 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     with pytest.raises(MissingPackageError, match=message) as caught:
         open_session(b"")
     assert caught.value.fix == 'pip install "dyndeploy[onnxruntime]"'
+
+
+def test_without_torch_nothing_is_measured():
+    code = """if True:
+        import sys
+        sys.modules["torch"] = None
+        from dyndeploy.errors import MissingPackageError
+        try:
+            from dyndeploy.pipeline.check import check
+        except MissingPackageError as error:
+            print(error.fix)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == 'pip install "dyndeploy[export]"'
 
 
 def test_a_module_that_is_missing_for_another_reason_is_not_blamed_on_the_extra(monkeypatch):

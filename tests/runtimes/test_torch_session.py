@@ -52,6 +52,12 @@ def test_another_dtype_can_be_asked_for(bundles):
     np.testing.assert_array_equal(scores, expected["scores"].astype(np.float32))
 
 
+def test_a_dtype_that_is_none(bundles):
+    with pytest.raises(DynError, match="does not compute in 'int8'") as caught:
+        open_session(bundles["fp16"], "torch", dtype="int8")
+    assert caught.value.fix == "one of float64, float32, float16, bfloat16"
+
+
 def test_dims_are_those_of_the_manifest(bundles):
     session = open_session(bundles["fp32"], "torch")
     with pytest.raises(DynError, match=r"batch=4 is outside 1\.\.3"):

@@ -3,6 +3,7 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from polygraphy.comparator import (
     CosineSimilarityCompareFunc,
     IterationResult,
@@ -144,7 +145,6 @@ def operands(dtype, k, m=96, n=80):
 
 
 def torch_matmul(a, b):
-    torch = pytest.importorskip("torch")
     return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from dyndeploy.errors import DynError
+from dyndeploy.ops._torch import pair
 from dyndeploy.ops.scconv.op import self_calibrate
 from dyndeploy.ops.scconv.reference import Upsample
 
@@ -20,8 +23,8 @@ class SCConv2d(nn.Module):
 
     Args:
         channels: channels C of input and output.
-        stride: of K4 (and K1); the gate is computed at the input's resolution.
-        dilation: distance between taps, in pixels (in K2: in pixels of the pooled map).
+        stride: of K4 (and K1), one int or (h, w); the gate is computed at the input's resolution.
+        dilation: distance between taps, one int or (h, w), in pixels (in K2: in pixels of the pooled map).
         groups: groups of every convolution.
         pooling: the average is over pooling x pooling pixels.
         upsample: "nearest" (official code) or "bilinear" (paper).
@@ -41,22 +44,23 @@ class SCConv2d(nn.Module):
     def __init__(
         self,
         channels: int,
-        stride: int = 1,
-        dilation: int = 1,
+        stride: int | Sequence[int] = 1,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         pooling: int = 4,
         upsample: Upsample = "nearest",
         split: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("stride", stride),
-            ("dilation", dilation),
+        self.stride, self.dilation = pair(stride), pair(dilation)
+        for name, smallest in (
+            ("stride", min(self.stride)),
+            ("dilation", min(self.dilation)),
             ("groups", groups),
             ("pooling", pooling),
         ):
-            if value < 1:
-                raise DynError(f"SCConv2d: {name}={value} is not positive.")
+            if smallest < 1:
+                raise DynError(f"SCConv2d: {name}={smallest} is not positive.")
         if upsample not in ("nearest", "bilinear"):
             raise DynError(f"SCConv2d: upsample={upsample!r}.", fix='upsample="nearest" or upsample="bilinear"')
         parts = 2 if split else 1
@@ -65,18 +69,18 @@ class SCConv2d(nn.Module):
                 f"SCConv2d: channels={channels} is not divisible by {parts * groups}.",
                 why=f"groups={groups}, and split={split} makes {parts} part(s) of the channels.",
             )
-        self.channels, self.stride, self.dilation, self.groups = channels, stride, dilation, groups
+        self.channels, self.groups = channels, groups
         self.pooling, self.upsample, self.split = pooling, upsample, split
 
-        def conv_norm(step: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+        def conv_norm(step: int | tuple[int, int]) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
             width = channels // parts
-            conv = nn.Conv2d(width, width, 3, step, dilation, dilation, groups, bias=False)
+            conv = nn.Conv2d(width, width, 3, step, self.dilation, self.dilation, groups, bias=False)
             return conv, nn.BatchNorm2d(width)
 
-        self.k1 = nn.Sequential(*conv_norm(stride)) if split else None
+        self.k1 = nn.Sequential(*conv_norm(self.stride)) if split else None
         self.k2 = nn.Sequential(nn.AvgPool2d(pooling), *conv_norm(1))
         self.k3 = nn.Sequential(*conv_norm(1))
-        self.k4 = nn.Sequential(*conv_norm(stride))
+        self.k4 = nn.Sequential(*conv_norm(self.stride))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, ceil(H/stride), ceil(W/stride)]."""

@@ -107,7 +107,7 @@ def test_autocast_compile_and_repr(build):
         assert layer(x).dtype == torch.bfloat16
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), layer(x))
-    assert "8, stride=1, dilation=1, groups=1, pooling=4, upsample='nearest', split=False" in repr(layer)
+    assert "8, stride=(1, 1), dilation=(1, 1), groups=1, pooling=4, upsample='nearest', split=False" in repr(layer)
 
 
 def export(layer, smallest):
