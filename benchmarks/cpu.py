@@ -23,7 +23,7 @@ from pathlib import Path
 from dyndeploy import bench, export_recipe
 from dyndeploy.cli._render import out, progress
 from dyndeploy.cli.bench import print_bench
-from dyndeploy.pipeline import probes
+from dyndeploy.pipeline import environment
 from dyndeploy.pipeline.bench import BenchResult
 from dyndeploy.pipeline.recipe import FILE, Recipe
 
@@ -56,11 +56,11 @@ def main() -> None:
 
 
 def _record(results: list[BenchResult]) -> dict[str, object]:
-    versions = {name: package.version for name, package in probes.packages().items() if package.version}
+    versions = {name: package.version for name, package in environment.packages().items() if package.version}
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "benchmarks/cpu.py", *sys.argv[1:]]),
-        "hardware": {name: value for name, value in probes.system().items() if name != "python"},
+        "hardware": {name: value for name, value in environment.system().items() if name != "python"},
         "versions": {"python": platform.python_version(), **versions},
         "results": [dataclasses.asdict(result) for result in results],
     }
@@ -68,7 +68,7 @@ def _record(results: list[BenchResult]) -> dict[str, object]:
 
 def _slug() -> str:
     """The CPU's name, as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", probes.system()["cpu"].lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", environment.system()["cpu"].lower()).strip("-")
 
 
 if __name__ == "__main__":

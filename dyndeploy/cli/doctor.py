@@ -12,7 +12,7 @@ from dyndeploy.cli._render import heading, out, pairs, print_json, progress, tab
 
 if TYPE_CHECKING:
     from dyndeploy.pipeline.doctor import Diagnosis
-    from dyndeploy.pipeline.probes import Package
+    from dyndeploy.pipeline.environment import Package
 
 
 def doctor(as_json: JsonOption = False) -> None:

@@ -1,1 +1,1 @@
-"""The operators: one folder each, described by `_spec`. Import `dyndeploy.ops.<folder>` for one, or `dyndeploy.nn` for layers."""
+"""The operators: one folder each, described by `_spec`. `dyndeploy.nn` has the layers."""

@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
 from dyndeploy.errors import DynError, MissingPackageError
-from dyndeploy.pipeline.blame import Guilty, find_guilty
 from dyndeploy.pipeline.bundle import DTYPE_OF, Arrays, Bundle
-from dyndeploy.pipeline.check_result import CheckResult, OutputResult, PointResult, RuntimeResult
-from dyndeploy.pipeline.choices import decide, judge_choice
-from dyndeploy.pipeline.inner import Anatomy, Reader
-from dyndeploy.pipeline.yardstick import Given, Yardstick
 from dyndeploy.runtimes import Session, UnavailableError, open_session, runtime_names
 from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import POINTS, Point, sizes_at
 from dyndeploy.testing.numeric import Array, Judgement, Verdict, bit_equal, compare, judge
+from dyndeploy.verdict.blame import Guilty, find_guilty
+from dyndeploy.verdict.choices import decide, judge_choice
+from dyndeploy.verdict.inner import Anatomy, Reader
+from dyndeploy.verdict.result import CheckResult, OutputResult, PointResult, RuntimeResult
+from dyndeploy.verdict.yardstick import Given, Yardstick
 
 __all__ = ["CheckResult", "OutputResult", "PointResult", "Progress", "RuntimeResult", "check"]
 
@@ -35,8 +35,8 @@ def check(
 
     A runtime passes when its error is not much larger than PyTorch's own in the bundle's dtype
     (`dyndeploy.testing.numeric.judge`). Where a discrete choice flips within its margin, the reference is
-    computed again with the runtime's choices (`dyndeploy.pipeline.choices`). Where a runtime does not pass,
-    the guilty node is searched at the smallest point that fails (`dyndeploy.pipeline.blame`).
+    computed again with the runtime's choices (`dyndeploy.verdict.choices`). Where a runtime does not pass,
+    the guilty node is searched at the smallest point that fails (`dyndeploy.verdict.blame`).
 
     Args:
         bundle: a bundle, or its folder.

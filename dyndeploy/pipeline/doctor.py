@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from dyndeploy.pipeline import probes
-from dyndeploy.pipeline.probes import Package
+from dyndeploy.pipeline import environment
+from dyndeploy.pipeline.environment import Package
 
 T = TypeVar("T")
 
@@ -80,10 +80,10 @@ def doctor(progress: Callable[[str], None] | None = None) -> Diagnosis:
             )
             return otherwise
 
-    system: dict[str, str] = guarded("system", probes.system, {})
-    gpu: dict[str, str] = guarded("GPU", probes.gpu, {})
-    tools: dict[str, str] = guarded("compilers", probes.tools, {})
-    packages: dict[str, Package] = guarded("packages", probes.packages, {})
+    system: dict[str, str] = guarded("system", environment.system, {})
+    gpu: dict[str, str] = guarded("GPU", environment.gpu, {})
+    tools: dict[str, str] = guarded("compilers", environment.tools, {})
+    packages: dict[str, Package] = guarded("packages", environment.packages, {})
     problems += guarded("known problems", lambda: [p for rule in RULES for p in rule(packages, gpu)], [])
     ok = not any(problem.breaks for problem in problems)
     return Diagnosis(ok, system, gpu, tuple(packages.values()), tools, NATIVE, tuple(problems))

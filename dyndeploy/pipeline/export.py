@@ -43,10 +43,11 @@ from dyndeploy.pipeline.bundle import (
     golden_key,
     new_bundle_folder,
 )
-from dyndeploy.pipeline.lower import lower
-from dyndeploy.pipeline.trace import DimValue, ExampleInputs, Shape, Traced, quiet, trace
 from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import POINTS, Point, TensorSpec, seeded_arrays, sizes_at
+from dyndeploy.tracing.lower import lower
+from dyndeploy.tracing.signature import DimValue, ExampleInputs, Shape
+from dyndeploy.tracing.trace import Traced, quiet, trace
 
 Body = Literal["standard", "gridsample"]
 BODIES: tuple[Body, ...] = ("standard", "gridsample")

@@ -52,7 +52,7 @@ else:
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dyndeploy.pipeline.trace import DimValue
+    from dyndeploy.tracing.signature import DimValue
 
 FILE = "recipe.toml"
 

@@ -235,10 +235,10 @@ def test_bench(bundle):
 
 
 def test_doctor(monkeypatch):
-    from dyndeploy.pipeline import probes
+    from dyndeploy.pipeline import environment
 
-    few = {name: probes._PACKAGES[name] for name in ("onnx", "onnxruntime-gpu", "tensorrt_rtx")}
-    monkeypatch.setattr(probes, "_PACKAGES", few)
+    few = {name: environment._PACKAGES[name] for name in ("onnx", "onnxruntime-gpu", "tensorrt_rtx")}
+    monkeypatch.setattr(environment, "_PACKAGES", few)
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code in (0, 1)
     for part in ("System", "Packages", "tensorrt_rtx", "native", "none in this version"):

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dyndeploy.graph.attach_bodies import AttachBodies
-from dyndeploy.pipeline.lower import lower
-from dyndeploy.pipeline.trace import trace
+from dyndeploy.tracing.lower import lower
+from dyndeploy.tracing.trace import trace
 
 Run = Callable[[ir.Model, Mapping[str, np.ndarray]], list[np.ndarray]]
 

@@ -12,8 +12,8 @@ from dyndeploy.graph._rewrite import REFERENCE, SOURCE, custom_nodes
 from dyndeploy.graph.attach_bodies import AttachBodies
 from dyndeploy.graph.name_dims import NameDims
 from dyndeploy.nn import DRConv2d, ModulatedDeformConv2d
-from dyndeploy.pipeline.lower import lower
-from dyndeploy.pipeline.trace import trace
+from dyndeploy.tracing.lower import lower
+from dyndeploy.tracing.trace import trace
 
 
 class Two(nn.Module):

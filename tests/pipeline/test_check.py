@@ -17,10 +17,10 @@ from dyndeploy.nn import DDF, DDFUp, DGConv2d, DRConv2d, ModulatedDeformConv2d, 
 from dyndeploy.ops.drconv.op import dynamic_region_aware_conv2d
 from dyndeploy.pipeline.bundle import Bundle
 from dyndeploy.pipeline.check import check
-from dyndeploy.pipeline.check_result import CheckResult
 from dyndeploy.pipeline.export import export
 from dyndeploy.runtimes import BaseSession, UnavailableError, register_runtime
 from dyndeploy.testing.numeric import Verdict, compare
+from dyndeploy.verdict.result import CheckResult
 
 
 class AllFive(nn.Module):
@@ -224,7 +224,7 @@ def test_choices_that_flip_beyond_the_margin_are_broken(ties, copy):
 
 def test_a_choice_beyond_the_margin_by_a_guide_within_noise_names_the_node_that_decides(ties, monkeypatch):
     """The margin is narrower than what a single value may err: then there is nobody else to blame."""
-    monkeypatch.setattr("dyndeploy.pipeline.choices.margin_of", lambda own, dtype: 0.0)
+    monkeypatch.setattr("dyndeploy.verdict.choices.margin_of", lambda own, dtype: 0.0)
     runtime = of(check(ties, points=["min"], runtimes=["onnxruntime"]), "onnxruntime")
     assert runtime.verdict is Verdict.BROKEN
     assert (runtime.guilty.op_type, runtime.guilty.judgement.statistic) == ("DynamicRegionAwareConv2d", "gap")

@@ -7,9 +7,9 @@ from importlib import metadata
 import pytest
 
 from dyndeploy.pipeline import doctor as module
-from dyndeploy.pipeline import probes
+from dyndeploy.pipeline import environment
 from dyndeploy.pipeline.doctor import doctor
-from dyndeploy.pipeline.probes import Package
+from dyndeploy.pipeline.environment import Package
 
 NO_GPU = {"nvidia-smi": "not found", "libcuda": "not found"}
 GPU = {"nvidia-smi": "NVIDIA L4, 8.9, 23034 MiB, 580.65", "libcuda": "CUDA 13.0, devices: 1"}
@@ -51,7 +51,7 @@ def test_a_failing_probe_does_not_end_it(monkeypatch):
         raise OSError("no such thing")
 
     for name in ("system", "gpu", "tools", "packages"):
-        monkeypatch.setattr(probes, name, fail)
+        monkeypatch.setattr(environment, name, fail)
     diagnosis = doctor()
     assert diagnosis.ok
     assert (diagnosis.system, diagnosis.packages) == ({}, ())
@@ -141,7 +141,7 @@ def test_minima_and_extras_are_those_of_the_project(monkeypatch):
         f'onnxruntime>=1.98; python_version >= "3.{minor + 1}" and extra == "onnxruntime"',
     ]
     monkeypatch.setattr(metadata, "requires", lambda _name: lines)
-    needs = probes._requirements()
+    needs = environment._requirements()
     assert needs["numpy"] == ("1.26", None)
     assert needs["torch"] == ("2.9", "export")
     assert needs["onnxruntime"] == ("1.25", "onnxruntime")
@@ -150,30 +150,30 @@ def test_minima_and_extras_are_those_of_the_project(monkeypatch):
 
 
 def test_every_package_that_is_probed_is_one_of_ours():
-    assert {probes._normal(name) for name in probes._PACKAGES} <= probes._requirements().keys()
+    assert {environment._normal(name) for name in environment._PACKAGES} <= environment._requirements().keys()
 
 
 def test_a_crash_a_hang_and_an_error_are_told_apart(monkeypatch):
-    assert probes._run([sys.executable, "-c", "import os; os.abort()"]) == (-6, "killed by SIGABRT")
-    code, output = probes._run([sys.executable, "-c", "raise ImportError('no libfoo')"])
-    assert (code, probes._last(output)) == (1, "ImportError: no libfoo")
-    monkeypatch.setattr(probes, "_TIMEOUT_S", 0.2)
-    code, output = probes._run([sys.executable, "-c", "import time; time.sleep(30)"])
+    assert environment._run([sys.executable, "-c", "import os; os.abort()"]) == (-6, "killed by SIGABRT")
+    code, output = environment._run([sys.executable, "-c", "raise ImportError('no libfoo')"])
+    assert (code, environment._last(output)) == (1, "ImportError: no libfoo")
+    monkeypatch.setattr(environment, "_TIMEOUT_S", 0.2)
+    code, output = environment._run([sys.executable, "-c", "import time; time.sleep(30)"])
     assert code != 0
     assert "timed out" in output
-    assert probes._run(["a-program-that-nobody-has"])[0] != 0
+    assert environment._run(["a-program-that-nobody-has"])[0] != 0
 
 
 def test_a_package_that_crashes_is_said_to(monkeypatch):
-    monkeypatch.setitem(probes._PACKAGES, "onnx", ("os", "m.abort()"))
-    found = probes._package("onnx", None, None)
+    monkeypatch.setitem(environment._PACKAGES, "onnx", ("os", "m.abort()"))
+    found = environment._package("onnx", None, None)
     assert (found.loads, found.detail) == (False, "killed by SIGABRT")
 
 
 def test_files_in_the_current_folder_are_not_imported(tmp_path, monkeypatch):
     (tmp_path / "onnx.py").write_text("raise ImportError('the wrong one')")
     monkeypatch.chdir(tmp_path)
-    assert probes._package("onnx", None, None).loads
+    assert environment._package("onnx", None, None).loads
 
 
 def fake_nvidia_smi(folder, monkeypatch, script):
@@ -185,20 +185,20 @@ def fake_nvidia_smi(folder, monkeypatch, script):
 
 def test_gpus_are_listed(tmp_path, monkeypatch):
     fake_nvidia_smi(tmp_path, monkeypatch, "echo 'NVIDIA L4, 8.9, 23034 MiB, 580.65'")
-    assert probes.gpu()["nvidia-smi"] == "NVIDIA L4, 8.9, 23034 MiB, 580.65"
+    assert environment.gpu()["nvidia-smi"] == "NVIDIA L4, 8.9, 23034 MiB, 580.65"
 
 
 def test_a_driver_that_does_not_answer(tmp_path, monkeypatch):
     fake_nvidia_smi(tmp_path, monkeypatch, "echo 'NVIDIA-SMI has failed.'; exit 9")
-    found = probes.gpu()
+    found = environment.gpu()
     assert found["nvidia-smi"] == "fails: NVIDIA-SMI has failed."
     assert not module._has_gpu(found)
 
 
 def test_no_driver(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(probes, "_LIBCUDA", probes._LIBCUDA.replace("libcuda.so.1", "libcuda-of-nobody.so.1"))
-    assert probes.gpu() == NO_GPU
+    monkeypatch.setattr(environment, "_LIBCUDA", environment._LIBCUDA.replace("libcuda.so.1", "libcuda-of-nobody.so.1"))
+    assert environment.gpu() == NO_GPU
 
 
 def test_the_missing_library_of_tensorrt_rtx(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Two layers of each operator, anisotropic, exported and run in plain ONNX Runtime at other shapes than the exported one."""
+"""Two layers of each operator, anisotropic, exported, and run in plain ONNX Runtime at other shapes."""
 
 import json
 import subprocess

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from dyndeploy.errors import DynError
 from dyndeploy.pipeline.bundle import Arrays, Bundle
-from dyndeploy.pipeline.choices import decide, same
-from dyndeploy.pipeline.inner import Choice
 from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import Point, TensorSpec
 from dyndeploy.testing.numeric import compare
+from dyndeploy.verdict.choices import decide, same
+from dyndeploy.verdict.inner import Choice
 
 #: Relative L2 within which model.pt2 in float64 reproduces the stored reference, on another machine and torch too.
 _REPRODUCED = 1e-9

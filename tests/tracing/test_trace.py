@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dyndeploy.errors import DynError
-from dyndeploy.pipeline.trace import trace
+from dyndeploy.tracing.trace import trace
 
 
 class Two(nn.Module):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from dyndeploy.ops._spec import spec_of
-from dyndeploy.pipeline.choices import decide, judge_choice
-from dyndeploy.pipeline.inner import Choice
 from dyndeploy.testing.numeric import compare
+from dyndeploy.verdict.choices import decide, judge_choice
+from dyndeploy.verdict.inner import Choice
 
 
 def region_choice():

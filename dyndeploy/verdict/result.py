@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from dyndeploy.pipeline.blame import Guilty
 from dyndeploy.pipeline.bundle import Precision
-from dyndeploy.pipeline.choices import ChoiceResult
 from dyndeploy.tensors import Point
 from dyndeploy.testing.numeric import Comparison, Judgement, Verdict
+from dyndeploy.verdict.blame import Guilty
+from dyndeploy.verdict.choices import ChoiceResult
 
 
 class _Result(BaseModel):

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dyndeploy.pipeline.bundle import Arrays
-from dyndeploy.pipeline.inner import Anatomy, Reader, Site
-from dyndeploy.pipeline.yardstick import Yardstick
 from dyndeploy.testing.numeric import Judgement, Verdict, bit_equal, compare, judge
+from dyndeploy.verdict.inner import Anatomy, Reader, Site
+from dyndeploy.verdict.yardstick import Yardstick
 
 #: Inner values that are held at a time, in three copies: the runtime's, float64's and PyTorch's.
 _CHUNK = 8

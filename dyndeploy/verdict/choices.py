@@ -16,8 +16,8 @@ import torch
 from dyndeploy.ops.dgc.reference import kept
 from dyndeploy.ops.drconv.reference import regions_of
 from dyndeploy.pipeline.bundle import Arrays
-from dyndeploy.pipeline.inner import Choice
 from dyndeploy.testing.numeric import FACTORS, FLOORS, Array, Comparison, compare, eps
+from dyndeploy.verdict.inner import Choice
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dyndeploy.graph._rewrite import REFERENCE, SOURCE, custom_nodes
 from dyndeploy.ops._onnx import OPSET
 from dyndeploy.ops._spec import custom_ops
 from dyndeploy.ops._torch import torch_op
-from dyndeploy.pipeline.trace import quiet
+from dyndeploy.tracing.trace import quiet
 
 _FX_NODE = "pkg.torch.onnx.fx_node"
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -31,8 +31,8 @@ def lower(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str
     """Translate a program with torch's exporter; custom ops become bare nodes of domain "dyndeploy".
 
     Every node whose output is a value of the program carries its name in the metadata (REFERENCE), every custom op
-    node the name of its own call (SOURCE) too, and a name made of the module path. What the exporter notes beside that (stack
-    traces, with the paths of this machine) is removed.
+    node the name of its own call (SOURCE) too, and a name made of the module path. What the exporter notes beside that
+    (stack traces, with the paths of this machine) is removed.
     """
     with quiet():
         exported = torch.onnx.export(
