@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dyndeploy import nn
+    from dyndeploy.bundle import Bundle
     from dyndeploy.errors import DynError
     from dyndeploy.pipeline.bench import bench
-    from dyndeploy.pipeline.bundle import Bundle
     from dyndeploy.pipeline.check import check
     from dyndeploy.pipeline.doctor import doctor
     from dyndeploy.pipeline.export import export
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
-    "Bundle": "dyndeploy.pipeline.bundle",
+    "Bundle": "dyndeploy.bundle",
     "DynError": "dyndeploy.errors",
     "bench": "dyndeploy.pipeline.bench",
     "check": "dyndeploy.pipeline.check",

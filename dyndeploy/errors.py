@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DynError(ValueError):
     """A problem that the user can act on.
@@ -35,3 +38,10 @@ class MissingPackageError(DynError, ImportError):
             f"{needed_for} needs the package {package!r}, which is not installed.",
             fix=f'pip install "dyndeploy[{extra}]"',
         )
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The fix for a wrong name: the one that was probably meant, and all that are allowed."""
+    known = list(allowed)
+    near = difflib.get_close_matches(name, known, n=1)
+    return (f"{near[0]}? " if near else "") + f"Allowed: {', '.join(known) or 'none'}."

@@ -39,7 +39,7 @@ def imported_by(statement):
         "dyndeploy.errors",
         "dyndeploy.ops._spec",
         "dyndeploy.tensors",
-        "dyndeploy.pipeline.bundle",
+        "dyndeploy.bundle",
     ],
 )
 def test_import_is_light(module):

@@ -37,4 +37,4 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_from_import_works_in_a_fresh_interpreter():
     program = "from dyndeploy import Bundle, doctor, __version__\nprint(Bundle.__module__, doctor.__module__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "dyndeploy.pipeline.bundle dyndeploy.pipeline.doctor\n"
+    assert done.stdout == "dyndeploy.bundle dyndeploy.pipeline.doctor\n"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-# As in dyndeploy.pipeline.bundle, which would bring NumPy and pydantic into --help; a test compares them.
+# As in dyndeploy.bundle, which would bring NumPy and pydantic into --help; a test compares them.
 Precision = Literal["fp32", "fp16", "bf16"]
 Body = Literal["standard", "gridsample"]
 Point = Literal["min", "opt", "max"]

@@ -50,11 +50,11 @@ def run(
     """
     import torch
 
+    from dyndeploy.bundle import check_target
     from dyndeploy.demo.data import load
     from dyndeploy.demo.network import DigitsNet, dynamic_layers
     from dyndeploy.demo.train import train
     from dyndeploy.pipeline.bench import bench
-    from dyndeploy.pipeline.bundle import check_target
     from dyndeploy.pipeline.check import check
     from dyndeploy.pipeline.export import export
 

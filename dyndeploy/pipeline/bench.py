@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dyndeploy.bundle import Arrays, Bundle
 from dyndeploy.errors import DynError, MissingPackageError
-from dyndeploy.pipeline.bundle import Arrays, Bundle
 from dyndeploy.runtimes import Session, UnavailableError, open_session, runtime_names
 from dyndeploy.tensors import Point, seeded_arrays, sizes_at
 

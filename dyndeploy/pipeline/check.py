@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
+from dyndeploy.bundle import DTYPE_OF, Arrays, Bundle
 from dyndeploy.errors import DynError, MissingPackageError
-from dyndeploy.pipeline.bundle import DTYPE_OF, Arrays, Bundle
 from dyndeploy.runtimes import Session, UnavailableError, open_session, runtime_names
 from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import POINTS, Point, sizes_at

@@ -17,18 +17,7 @@ from onnx_ir.passes import common
 from safetensors.numpy import save_file
 from torch import nn
 
-from dyndeploy.errors import DynError
-from dyndeploy.graph import apply
-from dyndeploy.graph._rewrite import REFERENCE, SOURCE, custom_nodes
-from dyndeploy.graph.attach_bodies import AttachBodies
-from dyndeploy.graph.cast_precision import CastPrecision
-from dyndeploy.graph.fold_batch_norm import FoldBatchNorm
-from dyndeploy.graph.fold_constants import FoldConstants
-from dyndeploy.graph.fuse_predictor import FusePredictor
-from dyndeploy.graph.fuse_relu import FuseRelu
-from dyndeploy.graph.name_dims import NameDims
-from dyndeploy.graph.widen_predictor import WidenPredictor
-from dyndeploy.pipeline.bundle import (
+from dyndeploy.bundle import (
     GOLDENS,
     MANIFEST,
     ONNX,
@@ -43,6 +32,17 @@ from dyndeploy.pipeline.bundle import (
     golden_key,
     new_bundle_folder,
 )
+from dyndeploy.errors import DynError
+from dyndeploy.graph import apply
+from dyndeploy.graph._rewrite import REFERENCE, SOURCE, custom_nodes
+from dyndeploy.graph.attach_bodies import AttachBodies
+from dyndeploy.graph.cast_precision import CastPrecision
+from dyndeploy.graph.fold_batch_norm import FoldBatchNorm
+from dyndeploy.graph.fold_constants import FoldConstants
+from dyndeploy.graph.fuse_predictor import FusePredictor
+from dyndeploy.graph.fuse_relu import FuseRelu
+from dyndeploy.graph.name_dims import NameDims
+from dyndeploy.graph.widen_predictor import WidenPredictor
 from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import POINTS, Point, TensorSpec, seeded_arrays, sizes_at
 from dyndeploy.tracing.lower import lower

@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from dyndeploy.errors import DynError
-from dyndeploy.pipeline.recipe import nearest
+from dyndeploy.errors import DynError, nearest
 
 
 def build(folder: Path, path: str, options: Mapping[str, Any], weights: str | None) -> nn.Module:

@@ -13,9 +13,9 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from dyndeploy.bundle import GOLDENS, MANIFEST, ONNX, PROGRAM, Bundle
 from dyndeploy.errors import DynError
 from dyndeploy.ops._spec import DOMAIN, spec_of
-from dyndeploy.pipeline.bundle import GOLDENS, MANIFEST, ONNX, PROGRAM, Bundle
 from dyndeploy.pipeline.capabilities import Execution, executions
 from dyndeploy.tensors import Dim, TensorSpec
 

@@ -31,7 +31,6 @@ What a recipe.toml may hold; only [model] and [inputs] are needed:
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -40,8 +39,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
-from dyndeploy.errors import DynError, MissingPackageError
-from dyndeploy.pipeline.bundle import Bundle, Precision
+from dyndeploy.bundle import Bundle, Precision
+from dyndeploy.errors import DynError, MissingPackageError, nearest
 from dyndeploy.tensors import Dim, TensorSpec, seeded_arrays, sizes_at
 
 if sys.version_info >= (3, 11):
@@ -282,13 +281,6 @@ def _fields_at(path: Iterable[int | str]) -> list[str]:
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
                 section = candidate
     return list(section.model_fields)
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """The fix for a wrong name: the one that was probably meant, and all that are allowed."""
-    known = list(allowed)
-    near = difflib.get_close_matches(name, known, n=1)
-    return (f"{near[0]}? " if near else "") + f"Allowed: {', '.join(known) or 'none'}."
 
 
 def _check_dims(toml: Path, file: RecipeFile) -> None:

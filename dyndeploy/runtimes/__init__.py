@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dyndeploy.bundle import Bundle
 from dyndeploy.errors import DynError, MissingPackageError
-from dyndeploy.pipeline.bundle import Bundle
 from dyndeploy.runtimes.base import BaseSession, Session, UnavailableError
 
 __all__ = [

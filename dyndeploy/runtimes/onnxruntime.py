@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 
+from dyndeploy.bundle import Bundle
 from dyndeploy.errors import DynError
-from dyndeploy.pipeline.bundle import Bundle
 from dyndeploy.runtimes.base import Arrays, BaseSession, UnavailableError
 from dyndeploy.tensors import Dim, TensorSpec
 

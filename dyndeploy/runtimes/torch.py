@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dyndeploy.bundle import DTYPE_OF, Bundle
 from dyndeploy.errors import DynError
-from dyndeploy.pipeline.bundle import DTYPE_OF, Bundle
 from dyndeploy.runtimes.base import Arrays, BaseSession
 from dyndeploy.runtimes.program import Program
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dyndeploy.pipeline.bundle import Arrays
+from dyndeploy.bundle import Arrays
 from dyndeploy.testing.numeric import Judgement, Verdict, bit_equal, compare, judge
 from dyndeploy.verdict.inner import Anatomy, Reader, Site
 from dyndeploy.verdict.yardstick import Yardstick

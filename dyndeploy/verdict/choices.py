@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dyndeploy.bundle import Arrays
 from dyndeploy.ops.dgc.reference import kept
 from dyndeploy.ops.drconv.reference import regions_of
-from dyndeploy.pipeline.bundle import Arrays
 from dyndeploy.testing.numeric import FACTORS, FLOORS, Array, Comparison, compare, eps
 from dyndeploy.verdict.inner import Choice
 

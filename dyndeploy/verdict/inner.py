@@ -9,11 +9,11 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from dyndeploy.bundle import Arrays, Bundle
 from dyndeploy.errors import DynError
 from dyndeploy.graph._rewrite import REFERENCE
 from dyndeploy.graph.probe import with_outputs
 from dyndeploy.ops._spec import OpSpec, spec_of
-from dyndeploy.pipeline.bundle import Arrays, Bundle
 from dyndeploy.runtimes import open_session
 from dyndeploy.runtimes.program import Program
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from dyndeploy.pipeline.bundle import Precision
+from dyndeploy.bundle import Precision
 from dyndeploy.tensors import Point
 from dyndeploy.testing.numeric import Comparison, Judgement, Verdict
 from dyndeploy.verdict.blame import Guilty

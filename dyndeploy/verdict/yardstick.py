@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from dyndeploy.bundle import Arrays, Bundle
 from dyndeploy.errors import DynError
-from dyndeploy.pipeline.bundle import Arrays, Bundle
 from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import Point, TensorSpec
 from dyndeploy.testing.numeric import compare

@@ -5,8 +5,8 @@ import torch
 from pydantic_core import to_json
 
 from dyndeploy import demo
+from dyndeploy.bundle import Bundle
 from dyndeploy.errors import DynError
-from dyndeploy.pipeline.bundle import Bundle
 from dyndeploy.pipeline.recipe import Recipe
 
 

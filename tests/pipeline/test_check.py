@@ -12,10 +12,10 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 import dyndeploy.runtimes
+from dyndeploy.bundle import Bundle
 from dyndeploy.errors import DynError
 from dyndeploy.nn import DDF, DDFUp, DGConv2d, DRConv2d, ModulatedDeformConv2d, SCConv2d
 from dyndeploy.ops.drconv.op import dynamic_region_aware_conv2d
-from dyndeploy.pipeline.bundle import Bundle
 from dyndeploy.pipeline.check import check
 from dyndeploy.pipeline.export import export
 from dyndeploy.runtimes import BaseSession, UnavailableError, register_runtime

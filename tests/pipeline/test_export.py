@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from dyndeploy.bundle import Bundle
 from dyndeploy.errors import DynError
 from dyndeploy.nn import DGConv2d, DRConv2d, ModulatedDeformConv2d
-from dyndeploy.pipeline.bundle import Bundle
 from dyndeploy.pipeline.export import export
 from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import seeded_arrays

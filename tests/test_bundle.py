@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dyndeploy.errors import DynError
-from dyndeploy.pipeline import bundle as bundle_module
-from dyndeploy.pipeline.bundle import (
+from dyndeploy.bundle import (
     FORMAT,
     GOLDENS,
     MANIFEST,
@@ -23,6 +21,8 @@ from dyndeploy.pipeline.bundle import (
     golden_key,
     new_bundle_folder,
 )
+from dyndeploy.errors import DynError
+from dyndeploy.pipeline import bundle as bundle_module
 from dyndeploy.tensors import Dim, TensorSpec
 
 GOLDEN = {
