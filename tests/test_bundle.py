@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from dyndeploy import bundle as bundle_module
 from dyndeploy.bundle import (
     FORMAT,
     GOLDENS,
@@ -22,7 +23,6 @@ from dyndeploy.bundle import (
     new_bundle_folder,
 )
 from dyndeploy.errors import DynError
-from dyndeploy.pipeline import bundle as bundle_module
 from dyndeploy.tensors import Dim, TensorSpec
 
 GOLDEN = {

@@ -6,14 +6,15 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dyndeploy.demo.result import AccuracyRow, DemoResult, TrainingSummary
+from dyndeploy.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from dyndeploy.demo.data import Digits
 
-__all__ = ["AccuracyRow", "DemoResult", "TrainingSummary", "run"]
+__all__ = ["AccuracyRow", "DemoResult", "TrainingSummary", "body_for", "run"]
 
 RUNTIMES = ("torch", "onnxruntime")
 ACCURACY_BATCHES = (8, 32)  # neither divides the number of held-out images
@@ -48,7 +49,11 @@ def run(
         MissingPackageError: torch, ONNX Runtime or scikit-learn is not installed; `dyndeploy[demo]` has them.
         DynError: `folder`/digits exists and is not a bundle.
     """
-    import torch
+    try:
+        import onnxruntime
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(str(error.name), "The demo", "demo") from None
 
     from dyndeploy.bundle import check_target
     from dyndeploy.demo.data import load
@@ -75,6 +80,7 @@ def run(
         dims=DIMS,
         outputs=OUTPUTS,
         ranges=RANGES,
+        body=body_for(onnxruntime.__version__),
         progress=tell,
     )
     checked = check(bundle, runtimes=RUNTIMES, progress=tell)
@@ -92,6 +98,17 @@ def run(
         latency=tuple(latency),
         seconds=time.monotonic() - start,
     )
+
+
+def body_for(version: str) -> Literal["standard", "gridsample"]:
+    """The body of ModulatedDeformConv2d that this ONNX Runtime executes; Python 3.10 has none newer than 1.23.
+
+    Example:
+        >>> body_for("1.23.2"), body_for("1.25.0")
+        ('gridsample', 'standard')
+    """
+    major, minor = map(int, version.split(".")[:2])
+    return "standard" if (major, minor) >= (1, 25) else "gridsample"
 
 
 def _accuracy(path: Path, held_out: Digits, tell: Callable[[str], None]) -> tuple[AccuracyRow, ...]:

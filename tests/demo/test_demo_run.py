@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from pydantic_core import to_json
 
 from dyndeploy import demo
 from dyndeploy.bundle import Bundle
-from dyndeploy.errors import DynError
+from dyndeploy.errors import DynError, MissingPackageError
 from dyndeploy.pipeline.recipe import Recipe
 
 
@@ -58,6 +59,13 @@ def test_the_recipe_says_what_the_demo_says():
     assert {i.name: i.range for i in recipe.inputs} == demo.RANGES
     assert {n: (d.min, d.opt, d.max) for n, d in recipe.file.dims.items()} == demo.DIMS
     assert recipe.file.outputs.names == demo.OUTPUTS
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "torch"])
+def test_a_missing_package_is_named_before_the_training(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=rf"'{package}'.*\n.*dyndeploy\[demo\]"):
+        demo.run(tmp_path, seconds=1e6)
 
 
 def test_a_folder_that_is_not_a_bundle_is_refused(tmp_path):
