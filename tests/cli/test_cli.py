@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import dyndeploy
 from dyndeploy.cli import _options, app
-from dyndeploy.pipeline import bundle as bundle_module
+from dyndeploy import bundle as bundle_module
 from dyndeploy.pipeline.export import BODIES
 from dyndeploy.tensors import POINTS
 
