@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,15 +62,26 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "nn":
-        return importlib.import_module("dyndeploy.nn")
+        return _load("dyndeploy.nn")
     if name == "__version__":
         value: Any = _version()
     elif name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
+        value = getattr(_load(_HOME[name]), name)
     else:
         raise AttributeError(f"module 'dyndeploy' has no attribute {name!r}")
     globals()[name] = value  # asked once
     return value
+
+
+def _load(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "onnxscript"):
+            raise
+        from dyndeploy.errors import MissingPackageError
+
+        raise MissingPackageError(error.name, module, "export") from None
 
 
 def __dir__() -> list[str]:

@@ -48,6 +48,27 @@ def test_import_is_light(module):
     assert imported & HEAVY == set()
 
 
+WITHOUT = """
+import sys
+sys.modules.update(torch=None, onnxscript=None)
+import dyndeploy
+from dyndeploy.errors import MissingPackageError
+for name in ("export", "nn"):
+    try:
+        getattr(dyndeploy, name)
+    except MissingPackageError as error:
+        print(name, "|", error.fix)
+import dyndeploy.pipeline.inspect, dyndeploy.runtimes.onnxruntime, dyndeploy.ops.dcnv2.onnx
+print("the rest works")
+"""
+
+
+def test_without_torch_bundles_are_read_and_the_rest_says_what_to_install():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True, check=True)
+    fix = 'pip install "dyndeploy[export]"'
+    assert done.stdout.splitlines() == [f"export | {fix}", f"nn | {fix}", "the rest works"]
+
+
 def test_the_probe_sees_heavy_packages():
     assert imported_by("import dyndeploy.ops._onnx") >= {"onnx", "onnx_ir"}
 

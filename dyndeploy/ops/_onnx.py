@@ -103,17 +103,16 @@ def _known_output(spec: OpSpec, shapes: list[list[Any]], attributes: dict[str, A
 
 def translation(spec: OpSpec) -> Callable[..., Any]:
     """The torch.onnx translation function: the torch op becomes one bare node that writes all its attributes."""
-    from onnxscript.values import Opset
-
     assert spec.name
     count, name = len(spec.inputs), spec.name
-    opset = Opset(DOMAIN, VERSION)
 
     def translate(*arguments: Any) -> Any:
+        from onnxscript.values import Opset  # needed to export only
+
         attributes: dict[str, Any] = {}
         for a, value in zip(spec.attributes, arguments[count:], strict=True):
             attributes[a.name] = list(value) if a.type == "ints" else float(value) if a.type == "float" else int(value)
-        return getattr(opset, name)(*arguments[:count], **attributes, **PLUGIN_ATTRIBUTES)
+        return getattr(Opset(DOMAIN, VERSION), name)(*arguments[:count], **attributes, **PLUGIN_ATTRIBUTES)
 
     return translate
 

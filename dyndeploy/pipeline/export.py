@@ -17,6 +17,7 @@ from onnx_ir.passes import common
 from safetensors.numpy import save_file
 from torch import nn
 
+import dyndeploy
 from dyndeploy.bundle import (
     GOLDENS,
     MANIFEST,
@@ -196,7 +197,7 @@ def _records(model: ir.Model) -> list[OpRecord]:
 
 def _write_onnx(model: ir.Model, path: Path) -> None:
     model.ir_version = _IR_VERSION
-    model.producer_name, model.producer_version = "dyndeploy", metadata.version("dyndeploy")
+    model.producer_name, model.producer_version = "dyndeploy", dyndeploy.__version__
     proto = ir.serde.serialize_model(model)
     size = proto.ByteSize()
     if size > _MAX_BYTES:
@@ -240,5 +241,5 @@ def _described(spec: TensorSpec, value: ir.Value) -> TensorSpec:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("dyndeploy", "torch", "onnx", "onnx_ir", "onnxscript", "numpy")
-    return {name: metadata.version(name) for name in packages}
+    packages = ("torch", "onnx", "onnx_ir", "onnxscript", "numpy")
+    return {"dyndeploy": dyndeploy.__version__} | {name: metadata.version(name) for name in packages}

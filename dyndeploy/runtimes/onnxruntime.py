@@ -29,6 +29,7 @@ _DTYPES = {
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)(?:\(\d+\))? node with name '([^']*)'")
 _FATAL_ONLY = 4
+_DEFORM_CONV_SINCE = (1, 25)
 
 
 class OnnxRuntimeSession(BaseSession):
@@ -143,11 +144,18 @@ def _load(source: Source, threads: int | None, providers: list[Any]) -> onnxrunt
             raise UnavailableError(
                 f"onnxruntime {onnxruntime.__version__} has no {_name(providers[0])} kernel for {found[1]} "
                 f"(node {found[2]!r}) in its dtype.",
-                fix="Export with precision='fp32' or 'fp16', or run the model in another runtime.",
+                fix=_fix_for(found[1]),
             ) from error
         raise DynError(f"{label} cannot be loaded by onnxruntime {onnxruntime.__version__}.", why=str(error)) from error
     session.disable_fallback()  # else a failing run is repeated on the CPU
     return session
+
+
+def _fix_for(op_type: str) -> str:
+    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if op_type == "DeformConv" and version < _DEFORM_CONV_SINCE:
+        return "Export with body='gridsample', or install onnxruntime >= 1.25 (Python >= 3.11)."
+    return "Export with precision='fp32' or 'fp16', or run the model in another runtime."
 
 
 def _path(source: Bundle | Path) -> Path:

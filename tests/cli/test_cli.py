@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 import dyndeploy
-from dyndeploy.cli import _options, app
 from dyndeploy import bundle as bundle_module
+from dyndeploy.cli import _options, app
 from dyndeploy.pipeline.export import BODIES
 from dyndeploy.tensors import POINTS
 
