@@ -156,7 +156,8 @@ class OpSpec:
                 )
         symbols: dict[str, Any] = dict(attributes)
         symbols |= zip(self.inputs[0].shape, shapes[0])
-        self._bind_window(symbols, shapes)
+        if self.kernel is not None:
+            symbols |= self._window(symbols, *self._kernel(symbols, shapes))
         for tensor, shape in zip(self.inputs, shapes):
             for expression, size in zip(tensor.shape, shape):
                 if expression.isidentifier():
@@ -193,6 +194,30 @@ class OpSpec:
         symbols = self.bind(shapes, attributes)
         return tuple(_evaluate(expression, symbols) for expression in self.output.shape)
 
+    def input_shapes(self, sizes: Mapping[str, int], attributes: Mapping[str, Any]) -> list[tuple[int, ...]]:
+        """One shape per input: the inverse of `bind`, which checks them.
+
+        Args:
+            sizes: the symbols that no other follows from, as "N", "C", "O", "H", "W", "kh" and "kw".
+            attributes: ONNX name -> value, all of them; `kernel_shape` takes the place of "kh" and "kw".
+
+        Raises:
+            DynError: the sizes and attributes do not fit each other.
+
+        Example:
+            >>> attributes = dict(strides=[2, 2], pads=[1, 1, 1, 1], dilations=[1, 1], heads=4, inactive=0)
+            >>> attributes |= dict(threshold=0.0, shuffle=1, relu=0)
+            >>> spec_of("dgc").input_shapes(dict(N=2, C=3, O=8, H=9, W=7, kh=3, kw=3), attributes)
+            [(2, 3, 9, 7), (2, 12), (8, 3, 3, 3), (8,)]
+        """
+        self._check_attributes(attributes)
+        symbols = {**attributes, **sizes}
+        if self.kernel is not None:
+            symbols |= self._window(symbols, *symbols.get("kernel_shape", (symbols.get("kh"), symbols.get("kw"))))
+        shapes = [tuple(_evaluate(expression, symbols) for expression in tensor.shape) for tensor in self.inputs]
+        self.bind(shapes, attributes)
+        return shapes
+
     def _check_attributes(self, attributes: Mapping[str, Any]) -> None:
         known = {a.name for a in self.attributes}
         if set(attributes) != known:
@@ -203,16 +228,16 @@ class OpSpec:
         for attribute in self.attributes:
             attribute.check(self.label, attributes[attribute.name])
 
-    def _bind_window(self, symbols: dict[str, Any], shapes: Sequence[Sequence[Any]]) -> None:
-        """kh, kw, K and, by the arithmetic of a convolution, Ho, Wo."""
-        if self.kernel is None:
-            return
+    def _kernel(self, symbols: Mapping[str, Any], shapes: Sequence[Sequence[Any]]) -> Sequence[Any]:
+        """(kh, kw), where `kernel` says."""
         if self.kernel == "kernel_shape":
-            kh, kw = symbols["kernel_shape"]
-        else:
-            index = [t.name for t in self.inputs].index(self.kernel.removeprefix("weight:"))
-            kh, kw = shapes[index][2:]
-        symbols |= {"kh": kh, "kw": kw, "K": kh * kw}
+            return tuple(symbols["kernel_shape"])
+        index = [t.name for t in self.inputs].index(str(self.kernel).removeprefix("weight:"))
+        return shapes[index][2:]
+
+    def _window(self, symbols: Mapping[str, Any], kh: Any, kw: Any) -> dict[str, Any]:
+        """kh, kw, K and, by the arithmetic of a convolution, Ho, Wo."""
+        bound = {"kh": kh, "kw": kw, "K": kh * kw}
         strides, pads, dilations = symbols["strides"], symbols["pads"], symbols["dilations"]
         for axis, (name, size, k) in enumerate((("Ho", symbols["H"], kh), ("Wo", symbols["W"], kw))):
             extent = size + pads[axis] + pads[axis + 2] - (dilations[axis] * (k - 1) + 1)
@@ -221,7 +246,8 @@ class OpSpec:
                     f"{self.label}: the dilated kernel ({dilations[axis] * (k - 1) + 1}) is larger than the padded "
                     f"input ({size + pads[axis] + pads[axis + 2]}) along {'HW'[axis]}."
                 )
-            symbols[name] = extent // strides[axis] + 1
+            bound[name] = extent // strides[axis] + 1
+        return bound
 
 
 def _shape(shape: Sequence[Any]) -> str:
