@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from dyndeploy.tensors import Dim, Point, TensorSpec
 
 FORMAT = 1
 ONNX, PROGRAM, MANIFEST, GOLDENS = "model.onnx", "model.pt2", "manifest.json", "goldens.safetensors"
+ENGINES = "engines"
 
 Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
@@ -70,6 +71,7 @@ class Manifest(BaseModel):
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     ops: list[OpRecord]
+    nodes: dict[str, str]
     kept_fp32: list[str]
     targets: list[str] = []
     seed: int
@@ -135,19 +137,25 @@ class Bundle:
         """Seeded inputs and float64 reference outputs at one point.
 
         Raises:
-            DynError: the bundle has no goldens at this point (points of equal sizes are stored once).
+            DynError: the bundle has no goldens at this point (points of equal sizes are stored once), or they cannot be
+                read.
         """
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         if point not in self.manifest.goldens:
             raise DynError(f"{self.path} has no goldens at {point}.", fix=f"one of {', '.join(self.manifest.goldens)}")
-        inputs: Arrays = {}
-        outputs: Arrays = {}
-        for key, array in load_file(self.path / GOLDENS).items():
-            at, kind, name = key.split("/", 2)
-            if at == point:
-                (inputs if kind == "inputs" else outputs)[name] = array
-        return inputs, outputs
+        try:
+            stored = load_file(self.path / GOLDENS)
+            inputs = {s.name: stored[golden_key(point, "inputs", s.name)] for s in self.manifest.inputs}
+            outputs = {s.name: stored[golden_key(point, "outputs", s.name)] for s in self.manifest.outputs}
+        except (OSError, SafetensorError) as error:
+            reason = str(error)
+        except KeyError as error:
+            reason = f"It has no {error}."
+        else:
+            return inputs, outputs
+        raise DynError(f"{self.path / GOLDENS} cannot be read.", why=reason, fix="Export the model again.")
 
     def changed_files(self) -> list[str]:
         """The files whose content is not what was exported."""
@@ -187,13 +195,28 @@ def _write_atomically(path: Path, text: str) -> None:
 def check_target(path: str | os.PathLike[str]) -> None:
     """Refuse a path at which a bundle would overwrite something else; for callers with long work ahead of the export.
 
+    An older bundle may be replaced, with the engines that were built from it.
+
     Raises:
-        DynError: `path` exists and is not a bundle.
+        DynError: `path` exists and is not a bundle, or holds files that are not the bundle's.
     """
     target = Path(path)
-    if target.exists() and not (target / MANIFEST).is_file():
-        if not target.is_dir() or any(target.iterdir()):
-            raise DynError(f"{target} exists and is not a bundle.", fix="Choose another folder, or remove this one.")
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        manifest = Bundle.open(target).manifest
+    except DynError as error:
+        raise DynError(
+            f"{target} exists and is not a bundle.", why=error.what, fix="Choose another folder, or remove this one."
+        ) from None
+    known = {MANIFEST, ENGINES, *manifest.files}
+    foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in known)
+    if foreign:
+        raise DynError(
+            f"{target} holds more than a bundle: {', '.join(foreign)}.",
+            why="Replacing the bundle would delete it.",
+            fix="Move it away, or choose another folder.",
+        )
 
 
 @contextmanager
@@ -201,21 +224,38 @@ def new_bundle_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A scratch folder beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
 
     Raises:
-        DynError: `path` exists and is not a bundle: nothing that is not ours is overwritten.
+        DynError: see `check_target`, or the folder cannot be made.
     """
     target = Path(path).resolve()  # the folder behind a link is replaced, not the link
     check_target(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    made = [parent for parent in target.parents if not parent.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    except OSError as error:
+        raise DynError(f"{target} cannot be written.", why=str(error), fix="Choose another folder.") from None
     try:
         yield scratch
         scratch.chmod(0o755)
-        if target.exists():
-            old = scratch.with_name(scratch.name + ".old")
-            os.replace(target, old)
-            os.replace(scratch, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(scratch, target)
+        _swap(scratch, target)
+        made = []
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        for parent in made:  # the innermost first; one that is in use by now stays
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def _swap(scratch: Path, target: Path) -> None:
+    """Put `scratch` in the place of `target`; when that fails, `target` is as it was."""
+    if not target.exists():
+        os.replace(scratch, target)
+        return
+    old = scratch.with_name(scratch.name + ".old")
+    os.replace(target, old)
+    try:
+        os.replace(scratch, target)
+    except BaseException:
+        os.replace(old, target)
+        raise
+    shutil.rmtree(old)

@@ -5,17 +5,22 @@ One description serves the exporter, the sessions, the server and the packages. 
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import ml_dtypes
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dyndeploy.errors import DynError
 
 Point = Literal["min", "opt", "max"]
 POINTS: tuple[Point, ...] = ("min", "opt", "max")
+_MULTIPLE_OF = re.compile(r"([1-9]\d*)\*([^\W\d]\w*)")
+
+_Size = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Dim(BaseModel):
@@ -28,10 +33,10 @@ class Dim(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min: Annotated[int, Field(ge=1)]
-    opt: Annotated[int, Field(ge=1)]
-    max: Annotated[int, Field(ge=1)]
-    multiple: Annotated[int, Field(ge=1)] = 1
+    min: _Size
+    opt: _Size
+    max: _Size
+    multiple: _Size = 1
 
     @model_validator(mode="after")
     def _ordered(self) -> Dim:
@@ -51,8 +56,14 @@ class Dim(BaseModel):
             Dim(min=1, opt=4, max=8, multiple=1)
 
         Raises:
-            DynError: the value is none of these, or the sizes are not ordered.
+            DynError: the name is no identifier, the value is none of these, or the sizes are not ordered.
         """
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise DynError(
+                f"dims has {name!r}, which is not a name for a dim.",
+                why="It stands in expressions such as 2*height, so it is an identifier.",
+                fix="Use letters, digits and _, with no digit first.",
+            )
         given = value
         try:
             if isinstance(value, Dim):
@@ -95,13 +106,35 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
+def _ordered_range(value: tuple[float, float]) -> tuple[float, float]:
+    low, high = value
+    if not -math.inf < low < high < math.inf:
+        raise ValueError("(low, high) with low < high, both finite, is expected")
+    return value
+
+
+#: Realistic values (low, high) of an input.
+Range = Annotated[tuple[float, float], AfterValidator(_ordered_range)]
+
+
+def split_multiple(dim: str) -> tuple[int, str]:
+    """Factor and name of an entry of a shape; an entry of another form is a name.
+
+    Example:
+        >>> split_multiple("2*height"), split_multiple("height")
+        ((2, 'height'), (1, 'height'))
+    """
+    match = _MULTIPLE_OF.fullmatch(dim)
+    return (int(match[1]), match[2]) if match else (1, dim)
+
+
 class TensorSpec(BaseModel):
     """A named input or output.
 
     Attributes:
         name: as in the ONNX file.
         dtype: NumPy's name ("float32", "float16", "bfloat16", "int64", …).
-        shape: an int, the name of a dim, or (outputs) an expression of dims, per axis.
+        shape: an int, the name of a dim, a multiple of one ("2*height"), or (outputs) an expression of dims, per axis.
         range: realistic values (low, high) of an input; seeded inputs are drawn from it.
     """
 
@@ -110,19 +143,33 @@ class TensorSpec(BaseModel):
     name: str
     dtype: str = "float32"
     shape: tuple[int | str, ...]
-    range: tuple[float, float] | None = None
+    range: Range | None = None
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """The dtype of arrays of this tensor."""
-        return np.dtype(ml_dtypes.bfloat16) if self.dtype == "bfloat16" else np.dtype(self.dtype)
+        """The dtype of arrays of this tensor.
+
+        Raises:
+            DynError: NumPy has no such dtype.
+        """
+        try:
+            return np.dtype(ml_dtypes.bfloat16) if self.dtype == "bfloat16" else np.dtype(self.dtype)
+        except TypeError:
+            raise DynError(
+                f"{self.name} is {self.dtype!r}, which is no dtype.", fix="float32, float16, bfloat16, int64, …"
+            ) from None
 
     def size_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The shape with each dim's name replaced by its size."""
-        return tuple(d if isinstance(d, int) else sizes[d] for d in self.shape)
+        """The shape of an input with each dim's name replaced by its size."""
+        return tuple(d if isinstance(d, int) else _size_of(d, sizes) for d in self.shape)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+def _size_of(dim: str, sizes: Mapping[str, int]) -> int:
+    factor, name = split_multiple(dim)
+    return factor * sizes[name]
 
 
 def sizes_at(dims: Mapping[str, Dim], point: Point) -> dict[str, int]:
@@ -139,8 +186,14 @@ def check_arrays(arrays: Mapping[str, Any], specs: Sequence[TensorSpec], dims: M
         dims: the allowed sizes of named dims; a name that is not in it may have any size, the same in all inputs.
 
     Raises:
-        DynError: an input is missing or unknown, or dtype, rank or a size does not fit; nothing is converted silently.
+        DynError: `arrays` is no mapping, an input is missing or unknown, or dtype, rank or a size does not fit; nothing
+            is converted silently.
     """
+    if not isinstance(arrays, Mapping):
+        raise DynError(
+            f"The inputs are a {type(arrays).__name__}, expected a dict from input name to array.",
+            fix=f"{{{', '.join(f'{spec.name!r}: array' for spec in specs)}}}",
+        )
     expected = {spec.name: spec for spec in specs}
     missing, unknown = expected.keys() - arrays.keys(), arrays.keys() - expected.keys()
     if missing or unknown:
@@ -167,11 +220,16 @@ def check_arrays(arrays: Mapping[str, Any], specs: Sequence[TensorSpec], dims: M
                 if size != dim:
                     raise DynError(f"Input {name} has size {size} in dim {axis}, expected {dim}: {spec}.")
                 continue
-            if dim in dims:
-                dims[dim].check(dim, size)
-            if sizes.setdefault(dim, size) != size:
-                raise DynError(f"{dim} is {sizes[dim]} in {bound_by[dim]} and {size} in {name}; it must be the same.")
-            bound_by.setdefault(dim, name)
+            factor, base = split_multiple(dim)
+            if size % factor:
+                raise DynError(f"Input {name} has size {size} in dim {axis}, which is not {dim}: {spec}.")
+            if base in dims:
+                dims[base].check(base, size // factor)
+            if factor * sizes.setdefault(base, size // factor) != size:
+                raise DynError(
+                    f"{dim} is {factor * sizes[base]} by {bound_by[base]} and {size} in {name}; it must be the same."
+                )
+            bound_by.setdefault(base, name)
     return sizes
 
 
@@ -185,7 +243,12 @@ def _is_array(value: Any) -> bool:
 
 
 def seeded_arrays(specs: Sequence[TensorSpec], sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Inputs drawn uniformly from each input's range (default: standard normal for floats, 0..1 for integers)."""
+    """Inputs drawn from each input's range (default: standard normal for floats, 0..1 for integers).
+
+    Integers, vectors and matrices are uniform. Maps (three dims and more) are made like pictures, each sample with a
+    brightness and contrast of its own and with flat areas beside noise: on noise alone all samples look alike to a
+    network, and what it decides by content it would decide the same way for all of them.
+    """
     generator = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for spec in specs:
@@ -196,6 +259,18 @@ def seeded_arrays(specs: Sequence[TensorSpec], sizes: Mapping[str, int], seed: i
         elif spec.range is None:
             drawn = generator.standard_normal(shape)
         else:
-            drawn = generator.uniform(*spec.range, size=shape)
-        arrays[spec.name] = drawn.astype(spec.numpy_dtype)
+            low, high = spec.range
+            drawn = low + (high - low) * (_pictures(generator, shape) if len(shape) > 2 else generator.random(shape))
+        arrays[spec.name] = drawn.astype(spec.numpy_dtype, order="C")
     return arrays
+
+
+def _pictures(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Values 0..1: blocks of a 4x4 grid mixed with noise, per sample."""
+    rows, columns = (np.arange(size) * 4 // size for size in shape[-2:])
+    blocks = generator.random((*shape[:-2], 4, 4))[..., rows[:, None], columns]
+    per_sample = (shape[0], *(1 for _ in shape[1:]))
+    share, contrast = generator.random(per_sample), generator.uniform(0.3, 1.0, per_sample)
+    darkest = generator.random(per_sample) * (1 - contrast)
+    pictures: np.ndarray[Any, Any] = darkest + contrast * (share * blocks + (1 - share) * generator.random(shape))
+    return pictures

@@ -48,6 +48,7 @@ def write_bundle(folder, content=b"one"):
             dims={"batch": Dim(min=1, opt=8, max=8)},
             inputs=[TensorSpec(name="x", shape=("batch", 3), range=(0, 1))],
             outputs=[TensorSpec(name="y/0", shape=("batch", 2))],
+            nodes={},
             ops=[OpRecord(name="n0", type="ModulatedDeformConv2d", folder="dcnv2", reference="relu", source="op")],
             kept_fp32=[],
             seed=0,
@@ -237,3 +238,45 @@ def test_nothing_that_is_not_ours_is_overwritten(tmp_path, kind):
             refuses(target)
     assert (target / "chapter1.tex" if kind == "folder" else target).read_text() == "years of work"
     assert names_in(tmp_path) == ["thesis"]
+
+
+def test_a_bundle_with_files_of_the_user_is_not_replaced(folder):
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(DynError, match=r"holds more than a bundle: notes\.txt"):
+        check_target(folder)
+    (folder / "notes.txt").unlink()
+    (folder / "engines").mkdir()
+    check_target(folder)
+
+
+def test_a_manifest_of_something_else_is_not_a_bundle(tmp_path):
+    folder = tmp_path / "webapp"
+    folder.mkdir()
+    (folder / MANIFEST).write_text('{"name": "PWA"}')
+    with pytest.raises(DynError, match="exists and is not a bundle"):
+        check_target(folder)
+
+
+def test_folders_made_for_a_bundle_that_failed_are_removed(tmp_path):
+    with pytest.raises(RuntimeError), new_bundle_folder(tmp_path / "new" / "a" / "b"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_cannot_be_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DynError, match="cannot be written"), new_bundle_folder(tmp_path / "file" / "bundle"):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"not safetensors", None, {}])
+def test_goldens_that_cannot_be_read(tmp_path, content):
+    bundle = Bundle.open(write_bundle(tmp_path / "net"))
+    file = bundle.path / GOLDENS
+    file.unlink()
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        save_file(content, file)
+    with pytest.raises(DynError, match=r"goldens\.safetensors cannot be read"):
+        bundle.goldens("min")

@@ -22,6 +22,7 @@ import dyndeploy.ops.all
 from dyndeploy.ops._onnx import OPSET, bodies
 from dyndeploy.ops._spec import DOMAIN, PLUGIN_ATTRIBUTES, SPECS, VERSION, custom_ops
 from dyndeploy.ops._torch import torch_op
+from dyndeploy.testing.cases import grid
 from dyndeploy.testing.single_op import single_op_model
 
 ROOT = Path(__file__).parents[1]
@@ -186,70 +187,40 @@ def test_bodies_are_standard_ops_and_use_every_input(spec):
 
 # --- shapes
 
-#: H and W, kernel, strides, pads, dilations: what is never equal is never mixed up.
-WINDOWS = [
-    ((7, 9), (3, 2), (1, 1), (0, 0, 0, 0), (1, 1)),
-    ((7, 9), (3, 2), (2, 1), (0, 0, 0, 0), (1, 1)),
-    ((7, 9), (3, 2), (1, 3), (1, 0, 2, 1), (1, 1)),
-    ((7, 9), (3, 2), (1, 1), (0, 2, 1, 0), (2, 1)),
-    ((7, 9), (3, 2), (3, 2), (2, 1, 0, 3), (1, 4)),
-    ((5, 4), (1, 4), (2, 2), (0, 0, 0, 0), (3, 1)),
-    ((3, 5), (3, 5), (2, 3), (0, 0, 0, 0), (1, 1)),
-]
 
-
-def shape_grid(spec):
-    """(attributes, input shapes, output shape): every window, the other ints (groups, heads…) at 1 and 2.
-
-    The size of the window's output is asked of torch's convolution; the rest follows from the spec's shapes.
-    """
-    for ((height, width), kernel, strides, pads, dilations), level in itertools.product(WINDOWS, (1, 2)):
-        free = {a.name: level for a in spec.attributes if a.type == "int" and not a.is_switch}
-        window = {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations}
-        window = {a.name: window[a.name] for a in spec.attributes if a.name in window}
-        attributes = {**spec.defaults(), **free, **window}
-        padded = torch.empty(1, 1, height + pads[0] + pads[2], width + pads[1] + pads[3], device="meta")
-        plain = torch.nn.functional.conv2d(padded, padded.new_empty(1, 1, *kernel), None, strides, 0, dilations)
-        symbols = {
-            "N": 2,
-            "C": 4,
-            "O": 6,
-            "H": height,
-            "W": width,
-            "kh": kernel[0],
-            "kw": kernel[1],
-            "K": kernel[0] * kernel[1],
-        }
-        symbols |= attributes | dict(zip(("Ho", "Wo"), plain.shape[2:]))
-        *inputs, output = [
-            tuple(eval(size, {}, symbols) for size in tensor.shape) for tensor in (*spec.inputs, spec.output)
-        ]
-        yield attributes, inputs, output
+def output_shape(case):
+    """The size of the window's output is asked of torch's convolution; the rest follows from the spec's shapes."""
+    top, left, bottom, right = case.attributes["pads"]
+    sizes = case.sizes
+    padded = torch.empty(1, 1, sizes["H"] + top + bottom, sizes["W"] + left + right, device="meta")
+    taps = padded.new_empty(1, 1, sizes["kh"], sizes["kw"])
+    plain = torch.nn.functional.conv2d(padded, taps, None, case.attributes["strides"], 0, case.attributes["dilations"])
+    symbols = {**sizes, **case.attributes, "Ho": plain.shape[2], "Wo": plain.shape[3]}
+    return tuple(eval(size, {}, symbols) for size in case.spec.output.shape)
 
 
 @each_custom_op
 def test_shape_rule_of_the_spec(spec):
-    for attributes, inputs, output in shape_grid(spec):
-        assert spec.output_shape(inputs, attributes) == output
+    for case in grid(spec):
+        assert spec.output_shape(case.shapes(), case.attributes) == output_shape(case)
 
 
 @each_custom_op
 def test_shape_of_the_torch_op_and_its_fake_kernel(spec):
-    op = torch_op(spec)
-    for attributes, inputs, output in shape_grid(spec):
-        values = [bool(attributes[a.name]) if a.is_switch else attributes[a.name] for a in spec.attributes]
+    for case in grid(spec):
         with FakeTensorMode():
-            assert tuple(op(*map(torch.empty, inputs), *values).shape) == output
-        assert tuple(op(*map(torch.randn, inputs), *values).shape) == output
+            assert tuple(case.run(*map(torch.empty, case.shapes())).shape) == output_shape(case)
+        assert tuple(case.run(*map(torch.randn, case.shapes())).shape) == output_shape(case)
 
 
 @each_custom_op
 def test_shape_inference_of_the_onnx_schema(spec):
-    for attributes, inputs, output in shape_grid(spec):
-        model = single_op_model(spec, attributes, shapes=inputs)
+    for case in grid(spec):
+        model = single_op_model(spec, case.attributes, shapes=case.shapes())
+        del model.functions[:]  # the body would tell as well
         model.graph.output[0].type.tensor_type.ClearField("shape")
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.output[0]
-        assert tuple(d.dim_value for d in inferred.type.tensor_type.shape.dim) == output
+        assert tuple(d.dim_value for d in inferred.type.tensor_type.shape.dim) == output_shape(case)
 
 
 def alternatives():
@@ -262,16 +233,12 @@ def alternatives():
 @pytest.mark.parametrize(("spec", "gridsample"), list(alternatives()))
 def test_shape_and_value_of_the_bodies(spec, gridsample):
     """The body, which knows nothing of the spec's rules, against the torch op."""
-    op = torch_op(spec)
-    generator = torch.Generator().manual_seed(0)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # opened once, run once
-    for attributes, inputs, output in shape_grid(spec):
-        model = single_op_model(spec, attributes, gridsample=gridsample)
-        tensors = [torch.randn(shape, generator=generator) for shape in inputs]
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-        (y,) = session.run(None, {t.name: value.numpy() for t, value in zip(spec.inputs, tensors)})
-        values = [bool(attributes[a.name]) if a.is_switch else attributes[a.name] for a in spec.attributes]
-        truth = op(*(t.double() for t in tensors), *values)
-        assert y.shape == output == tuple(truth.shape)
+    for case in grid(spec):
+        model = single_op_model(spec, case.attributes, gridsample=gridsample)
+        feeds = case.draw(dtype="float32")
+        (y,) = onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, feeds)
+        truth = case.run(*(torch.from_numpy(a).double() for a in feeds.values()))
+        assert y.shape == output_shape(case) == tuple(truth.shape)
         assert (torch.from_numpy(y) - truth).norm() <= spec.tolerance["float32"] * truth.norm()

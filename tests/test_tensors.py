@@ -47,6 +47,8 @@ def test_one_size_is_fixed(value):
         ("", "invalid literal for int"),
         (None, "NoneType"),
         (2.5, "float"),
+        (True, "min: Input should be a valid integer"),
+        ({"min": "1", "opt": 1, "max": 1}, "min: Input should be a valid integer"),
         ((3, 2, 4), "min <= opt <= max does not hold for 3, 2, 4"),
         ((1, 5, 4), "min <= opt <= max does not hold for 1, 5, 4"),
         ((0, 1, 2), "min: Input should be greater than or equal to 1"),
@@ -96,6 +98,34 @@ def test_numpy_dtype():
     assert TensorSpec(name="x", dtype="bfloat16", shape=()).numpy_dtype == ml_dtypes.bfloat16
 
 
+@pytest.mark.parametrize("name", ["batch-size", "my dim", "2x", "", 1])
+def test_what_is_no_name_of_a_dim(name):
+    with pytest.raises(DynError, match="is not a name for a dim"):
+        Dim.parse(name, (1, 2, 3))
+
+
+@pytest.mark.parametrize("value", [(1, 0), (1, 1), (0, float("inf")), (float("nan"), 1)])
+def test_what_is_no_range(value):
+    with pytest.raises(ValidationError, match="low < high, both finite"):
+        TensorSpec(name="x", shape=(), range=value)
+
+
+def test_a_dtype_that_nobody_knows():
+    with pytest.raises(DynError, match="x is 'foo', which is no dtype"):
+        _ = TensorSpec(name="x", dtype="foo", shape=()).numpy_dtype
+
+
+def test_multiples_of_a_dim():
+    up = TensorSpec(name="up", shape=("2*n",))
+    specs, dims = [up, TensorSpec(name="down", shape=("n",))], {"n": Dim(min=1, opt=2, max=4)}
+    assert up.size_at({"n": 3}) == (6,)
+    drawn = seeded_arrays(specs, {"n": 3}, seed=0)
+    assert check_arrays(drawn, specs, dims) == {"n": 3}
+    for size, message in ((5, "which is not 2"), (10, "n=5 is outside"), (8, "n is 4 by up and 3 in down")):
+        with pytest.raises(DynError, match=message):
+            check_arrays({**drawn, "up": np.zeros(size, np.float32)}, specs, dims)
+
+
 def test_arrays_that_fit_give_the_sizes():
     assert check_arrays(arrays(), [IMAGE, LENGTH], DIMS) == {"batch": 2, "height": 64}
 
@@ -104,7 +134,7 @@ def test_a_dim_without_bounds_has_any_size_but_one():
     specs = [TensorSpec(name="a", shape=("n",)), TensorSpec(name="b", shape=("n", "m"))]
     a, b = np.zeros(5, np.float32), np.zeros((5, 1000), np.float32)
     assert check_arrays({"a": a, "b": b}, specs, {}) == {"n": 5, "m": 1000}
-    with pytest.raises(DynError, match="n is 4 in a and 5 in b; it must be the same"):
+    with pytest.raises(DynError, match="n is 4 by a and 5 in b; it must be the same"):
         check_arrays({"a": a[:4], "b": b}, specs, {})
 
 
@@ -131,7 +161,7 @@ def test_a_dim_without_bounds_has_any_size_but_one():
         ({"image": np.zeros((2, 4, 64, 16), np.float32)}, "image has size 4 in dim 1, expected 3"),
         ({"image": np.zeros((2, 3, 40, 16), np.float32)}, "height=40 is not a multiple of 32"),
         ({"image": np.zeros((9, 3, 64, 16), np.float32)}, r"batch=9 is outside 1\.\.8"),
-        ({"length": np.zeros(3, np.int64)}, "batch is 2 in image and 3 in length; it must be the same"),
+        ({"length": np.zeros(3, np.int64)}, "batch is 2 by image and 3 in length; it must be the same"),
     ],
 )
 def test_arrays_that_do_not_fit(changes, message):
@@ -163,3 +193,13 @@ def test_seeds_repeat():
     one, same, other = (seeded_arrays([IMAGE], sizes, seed)["image"] for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
+
+
+def test_seeded_pictures_differ_from_sample_to_sample():
+    spec = TensorSpec(name="image", shape=("batch", 3, 32, 24), range=(-2.0, 6.0))
+    images = seeded_arrays([spec], {"batch": 16}, seed=0)["image"]
+    assert images.min() >= -2
+    assert images.max() <= 6
+    per_sample = images.reshape(16, -1)
+    assert per_sample.mean(1).std() > 0.5, "noise alone has means that differ by 0.05"
+    assert per_sample.std(1).max() > 2 * per_sample.std(1).min()

@@ -87,6 +87,11 @@ def _remarks(runtime: RuntimeResult) -> Iterator[str]:
     yield from _choices(runtime)
     if runtime.guilty:
         guilty, judgement = runtime.guilty, runtime.guilty.judgement
+        if judgement.statistic == "digest":
+            yield f"guilty: {guilty.node} ({guilty.op_type}): its weights or attributes are not those exported"
+            if len(guilty.among) > 1:
+                yield f"  and neither are those of {', '.join(n for n in guilty.among if n != guilty.node)}"
+            return
         yield (
             f"guilty: {guilty.node} ({guilty.op_type}), "
             f"{judgement.statistic} {judgement.value:.1e}, at most {judgement.limit:.1e} is noise"

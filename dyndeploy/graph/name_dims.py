@@ -35,6 +35,9 @@ class NameDims(ir.passes.InPlacePass):
         if dim.value is None:
             return None
         text = re.sub(r"\b[A-Za-z_]\w*", lambda m: self.names.get(m[0], m[0]), str(dim.value))
-        # A dim that is a multiple m*(name//m) is the name itself.
+        # A dim that is a multiple m*(name//m) is the name itself, and k*m*(name//m) is k*name.
         whole = re.fullmatch(r"(\d+)\*\((\w+)//(\d+)\)", text)
-        return whole[2] if whole and whole[1] == whole[3] else text
+        if whole is None or int(whole[1]) % int(whole[3]):
+            return text
+        factor = int(whole[1]) // int(whole[3])
+        return whole[2] if factor == 1 else f"{factor}*{whole[2]}"

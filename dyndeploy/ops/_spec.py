@@ -237,17 +237,34 @@ class OpSpec:
 
     def _window(self, symbols: Mapping[str, Any], kh: Any, kw: Any) -> dict[str, Any]:
         """kh, kw, K and, by the arithmetic of a convolution, Ho, Wo."""
-        bound = {"kh": kh, "kw": kw, "K": kh * kw}
-        strides, pads, dilations = symbols["strides"], symbols["pads"], symbols["dilations"]
-        for axis, (name, size, k) in enumerate((("Ho", symbols["H"], kh), ("Wo", symbols["W"], kw))):
-            extent = size + pads[axis] + pads[axis + 2] - (dilations[axis] * (k - 1) + 1)
-            if extent < 0:
-                raise DynError(
-                    f"{self.label}: the dilated kernel ({dilations[axis] * (k - 1) + 1}) is larger than the padded "
-                    f"input ({size + pads[axis] + pads[axis + 2]}) along {'HW'[axis]}."
-                )
-            bound[name] = extent // strides[axis] + 1
-        return bound
+        window = (symbols[name] for name in ("strides", "pads", "dilations"))
+        out = output_size(self.label, (symbols["H"], symbols["W"]), (kh, kw), *window)
+        return {"kh": kh, "kw": kw, "K": kh * kw, "Ho": out[0], "Wo": out[1]}
+
+
+def output_size(
+    label: str,
+    size: Sequence[Any],
+    kernel: Sequence[Any],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+) -> tuple[Any, Any]:
+    """(H, W) -> (Ho, Wo), by the arithmetic of a convolution; `label` is the name that the error carries.
+
+    Raises:
+        DynError: the dilated kernel is larger than the padded input.
+    """
+
+    def along(axis: int) -> Any:
+        padded, extent = size[axis] + pads[axis] + pads[axis + 2], dilations[axis] * (kernel[axis] - 1) + 1
+        if padded < extent:
+            raise DynError(
+                f"{label}: the dilated kernel ({extent}) is larger than the padded input ({padded}) along {'HW'[axis]}."
+            )
+        return (padded - extent) // strides[axis] + 1
+
+    return along(0), along(1)
 
 
 def _shape(shape: Sequence[Any]) -> str:

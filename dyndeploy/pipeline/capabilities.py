@@ -57,6 +57,7 @@ _ORT_LIMITS = (
     Limit(("DeformConv",), "the DeformConv kernel inside needs onnxruntime >= 1.25"),
 )
 
+# A plugin or kernel for the node itself becomes a rule's `native` when there is one; this version has none.
 RULES: tuple[Rule, ...] = (
     Rule("torch", body=False, native="torch custom op", program=True),
     Rule("onnxruntime", body=True, limits=(_ORT_CPU_BFLOAT16, *_ORT_LIMITS)),
@@ -64,7 +65,6 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "tensorrt",
         body=True,
-        native="plugin",
         limits=(
             Limit(("DeformConv",), "its DeformConv importer has no bfloat16", ("bfloat16",), blocks=True),
             Limit(("DeformConv",), "DeformConv importer: pads equal at both ends"),
@@ -73,11 +73,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "tensorrt-rtx",
         body=True,
-        native="plugin",
         limits=(
             Limit(
                 ("DeformConv",),
-                "no DeformConv importer: for a body, export with --body gridsample",
+                "no DeformConv importer: export with --body gridsample",
                 blocks=True,
             ),
         ),
@@ -91,7 +90,7 @@ class Execution:
 
     Attributes:
         runtime: its name.
-        how: "function body", "plugin or function body", …
+        how: "torch custom op", "function body", "not at all"
         note: a condition of it, or why a way is closed; empty when there is nothing to say.
         runs: whether there is any way.
     """
@@ -119,8 +118,8 @@ def executions(body: Collection[str] | None, dtype: str | None, *, program: bool
         torch: torch custom op
         onnxruntime: function body (the DeformConv kernel inside needs onnxruntime >= 1.25)
         onnxruntime-cuda: function body (the DeformConv kernel inside needs onnxruntime >= 1.25)
-        tensorrt: plugin or function body (DeformConv importer: pads equal at both ends)
-        tensorrt-rtx: plugin (no DeformConv importer: for a body, export with --body gridsample)
+        tensorrt: function body (DeformConv importer: pads equal at both ends)
+        tensorrt-rtx: not at all (no DeformConv importer: export with --body gridsample)
     """
     return tuple(_execution(rule, body, dtype, program) for rule in RULES)
 

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from typing import Any, TypeVar
 
 from dyndeploy.bundle import DTYPE_OF, Arrays, Bundle
 from dyndeploy.errors import DynError, MissingPackageError
@@ -13,7 +14,7 @@ from dyndeploy.runtimes import Session, UnavailableError, open_session, runtime_
 from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import POINTS, Point, sizes_at
 from dyndeploy.testing.numeric import Array, Judgement, Verdict, bit_equal, compare, judge
-from dyndeploy.verdict.blame import Guilty, find_guilty
+from dyndeploy.verdict.blame import Guilty, changed_nodes, find_guilty
 from dyndeploy.verdict.choices import decide, judge_choice
 from dyndeploy.verdict.inner import Anatomy, Reader
 from dyndeploy.verdict.result import CheckResult, OutputResult, PointResult, RuntimeResult
@@ -22,13 +23,14 @@ from dyndeploy.verdict.yardstick import Given, Yardstick
 __all__ = ["CheckResult", "OutputResult", "PointResult", "Progress", "RuntimeResult", "check"]
 
 Progress = Callable[[str], None]
+_Name = TypeVar("_Name", bound=str)
 
 
 def check(
     bundle: Bundle | str | os.PathLike[str],
     *,
-    runtimes: Sequence[str] | None = None,
-    points: Sequence[Point] | None = None,
+    runtimes: Sequence[str] | str | None = None,
+    points: Sequence[Point] | Point | None = None,
     progress: Progress | None = None,
 ) -> CheckResult:
     """Compare every runtime with the float64 reference, and store the summary in the bundle's manifest.
@@ -36,13 +38,14 @@ def check(
     A runtime passes when its error is not much larger than PyTorch's own in the bundle's dtype
     (`dyndeploy.testing.numeric.judge`). Where a discrete choice flips within its margin, the reference is
     computed again with the runtime's choices (`dyndeploy.verdict.choices`). Where a runtime does not pass,
-    the guilty node is searched at the smallest point that fails (`dyndeploy.verdict.blame`).
+    the guilty node is searched at the smallest point that fails (`dyndeploy.verdict.blame`). A node of model.onnx
+    with other weights or attributes than were exported is broken even where no golden reaches them.
 
     Args:
         bundle: a bundle, or its folder.
-        runtimes: names of runtimes; all that are registered when left out, and then one that is not available is no
-            failure.
-        points: "min", "opt", "max"; all that the bundle has goldens for when left out.
+        runtimes: names of runtimes, or one name; all that are registered when left out, and then one that is not
+            available is no failure.
+        points: some of "min", "opt", "max", or one; all that the bundle has goldens for when left out.
         progress: called with a line to show.
 
     Raises:
@@ -50,12 +53,10 @@ def check(
         DynError: no bundle, unknown runtime, no such point, or model.pt2 does not compute the stored reference.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    unknown = [name for name in runtimes or () if name not in runtime_names()]
-    if unknown:
-        raise DynError(f"There is no runtime {', '.join(unknown)}.", fix=f"one of {', '.join(runtime_names())}")
-    run = _Check(opened, points or opened.manifest.goldens, progress or (lambda line: None))
-    results = tuple(run.runtime(name, dtype) for name, dtype in _rows(opened, runtimes or runtime_names()))
-    passed = all(r.verdict.ok if r.verdict else not runtimes for r in results)
+    asked = _known("runtime", runtimes, runtime_names())
+    run = _Check(opened, _known("point", points, POINTS) or opened.manifest.goldens, progress or (lambda line: None))
+    results = tuple(run.runtime(name, dtype) for name, dtype in _rows(opened, asked or runtime_names()))
+    passed = all(r.verdict.ok if r.verdict else not asked for r in results)
     result = CheckResult(
         bundle=opened.name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -68,6 +69,19 @@ def check(
     opened.manifest.check = result.summary()
     opened.save_manifest()
     return result
+
+
+def _known(kind: str, given: Sequence[_Name] | _Name | None, known: Sequence[_Name]) -> list[_Name]:
+    """The names given, one or several or none.
+
+    Raises:
+        DynError: one of them is not known.
+    """
+    names: list[Any] = [given] if isinstance(given, str) else list(given or ())
+    unknown = [str(name) for name in names if name not in known]
+    if unknown:
+        raise DynError(f"There is no {kind} {', '.join(unknown)}.", fix=f"one of {', '.join(known)}")
+    return names
 
 
 def _rows(bundle: Bundle, runtimes: Sequence[str]) -> list[tuple[str, str]]:
@@ -91,6 +105,7 @@ class _Check:
         self._programs = dict(zip(dtypes, Program.load_in(bundle.program_path, dtypes)))
         reference, own = self._programs["float64"], self._programs[self._dtype]
         self._anatomy = Anatomy.of(bundle, own)
+        self._changed = changed_nodes(self._anatomy.model, bundle.manifest.nodes, {r.name for r in bundle.manifest.ops})
         self._yardsticks: dict[Point, Yardstick] = {}
         for point in sorted(points, key=POINTS.index):
             tell(f"float64 and PyTorch at {point}")
@@ -118,6 +133,10 @@ class _Check:
                     self._tell(f"{label}: search for the guilty node at {point}")
                     guilty = self._guilty(reader, yardstick, result, decisions)
         verdict = Verdict.worst(p.verdict for p in points)
+        if self._changed is not None and name != "torch":
+            # What was changed may lie where no golden reaches, or hardly: the numbers cannot speak for it.
+            verdict = Verdict.BROKEN
+            guilty = guilty if guilty and guilty.node in self._changed.among else self._changed
         return RuntimeResult(runtime=name, dtype=dtype, verdict=verdict, points=tuple(points), guilty=guilty)
 
     def _reader(self, name: str, dtype: str) -> Reader:

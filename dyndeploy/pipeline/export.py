@@ -38,6 +38,7 @@ from dyndeploy.graph import apply
 from dyndeploy.graph._rewrite import REFERENCE, SOURCE, custom_nodes
 from dyndeploy.graph.attach_bodies import AttachBodies
 from dyndeploy.graph.cast_precision import CastPrecision
+from dyndeploy.graph.fingerprint import fingerprints
 from dyndeploy.graph.fold_batch_norm import FoldBatchNorm
 from dyndeploy.graph.fold_constants import FoldConstants
 from dyndeploy.graph.fuse_predictor import FusePredictor
@@ -82,7 +83,8 @@ def export(
             dtype and, without `ranges`, the range of the inputs; sizes of named dims are taken from `dims`.
         path: the bundle's folder, whose name is the model's. A bundle that is there already is replaced, anything else
             is refused; when the export fails, nothing changes.
-        inputs: input name -> shape, with the name of a dim where its size may vary: {"x": ["batch", 3, "height", 224]}.
+        inputs: input name -> shape, with the name of a dim where its size may vary: {"x": ["batch", 3, "height", 224]};
+            "2*height" is twice the size of that dim.
         dims: dim name -> (min, opt, max) or (min, opt, max, multiple). "batch" alone needs no `inputs`: it is dim 0.
         outputs: names of the outputs; by default the keys of a returned dict, "output", or "output_0", ….
         ranges: input name -> (low, high), realistic values in the input's own unit; goldens are drawn from them.
@@ -116,6 +118,7 @@ def export(
     with new_bundle_folder(path) as folder:
         say("tracing the model")
         traced = trace(model, example_inputs, inputs=inputs, dims=dims, outputs=outputs, ranges=ranges, seed=seed)
+        _check_names([spec.name for spec in traced.inputs], traced.output_names)
         say("writing model.pt2")
         with quiet():
             torch.export.save(traced.program, folder / PROGRAM)
@@ -125,7 +128,7 @@ def export(
         records = _records(graph)
         AttachBodies(gridsample=body == "gridsample")(graph)
         say("checking model.onnx")
-        _write_onnx(graph, folder / ONNX)
+        proto = _write_onnx(graph, folder / ONNX)
         say("computing the float64 reference")
         specs = [_described(spec, value) for spec, value in zip(traced.inputs, graph.graph.inputs)]
         points = _write_goldens(traced, specs, seed, folder / GOLDENS)
@@ -139,6 +142,7 @@ def export(
             inputs=specs,
             outputs=[_described(TensorSpec(name=str(v.name), shape=()), v) for v in graph.graph.outputs],
             ops=records,
+            nodes=fingerprints(proto),
             kept_fp32=kept,
             targets=list(targets),
             seed=seed,
@@ -182,6 +186,14 @@ def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
         raise DynError(f"{name}={value!r} is not known.", fix=f"one of {', '.join(dict.fromkeys(allowed))}")
 
 
+def _check_names(inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    for name in (*inputs, *outputs):
+        if not name:
+            raise DynError("An input or output has no name.", fix="Give it one in inputs or outputs.")
+    for name in sorted({*inputs} & {*outputs}):
+        raise DynError(f"{name!r} is the name of an input and of an output.", fix="Choose another in outputs.")
+
+
 def _records(model: ir.Model) -> list[OpRecord]:
     return [
         OpRecord(
@@ -195,7 +207,7 @@ def _records(model: ir.Model) -> list[OpRecord]:
     ]
 
 
-def _write_onnx(model: ir.Model, path: Path) -> None:
+def _write_onnx(model: ir.Model, path: Path) -> onnx.ModelProto:
     model.ir_version = _IR_VERSION
     model.producer_name, model.producer_version = "dyndeploy", dyndeploy.__version__
     proto = ir.serde.serialize_model(model)
@@ -204,6 +216,7 @@ def _write_onnx(model: ir.Model, path: Path) -> None:
         raise DynError(f"The model takes {size / 1e9:.1f} GB; one ONNX file holds at most 2 GB.")
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString())
+    return proto
 
 
 def _write_goldens(traced: Traced, specs: Sequence[TensorSpec], seed: int, path: Path) -> list[Point]:
@@ -220,7 +233,8 @@ def _write_goldens(traced: Traced, specs: Sequence[TensorSpec], seed: int, path:
         points.append(point)
         arrays = seeded_arrays(specs, sizes, seed + index)
         results, _ = program.run(list(arrays.values()))
-        tensors |= {golden_key(point, "inputs", name): array for name, array in arrays.items()}
+        # safetensors writes the memory as it lies, whatever the strides
+        tensors |= {golden_key(point, "inputs", name): np.asarray(array, order="C") for name, array in arrays.items()}
         for name, result in zip(traced.output_names, results):
             if not np.isfinite(result).all():
                 raise DynError(

@@ -13,7 +13,7 @@ What a recipe.toml may hold; only [model] and [inputs] are needed:
     batch = [1, 4, 16]                  # or { min = 1, opt = 4, max = 16 }, or "1:4:16"
 
     [inputs.image]                      # in the order of forward()
-    shape = ["batch", 1, 32, 32]
+    shape = ["batch", 1, 32, 32]        # sizes, names of dims, multiples of them ("2*height")
     range = [0.0, 1.0]                  # realistic values
     dtype = "float32"
 
@@ -25,7 +25,7 @@ What a recipe.toml may hold; only [model] and [inputs] are needed:
     io_precision = "fp32"               # of inputs and outputs
     keep_fp32 = []                      # nodes that stay in float32
     body = "standard"                   # or "gridsample", for runtimes without DeformConv
-    targets = ["onnxruntime"]
+    targets = ["onnxruntime"]           # runtimes, "tensorrt", "tensorrt-rtx"
     seed = 0                            # of the inputs kept in the bundle
 """
 
@@ -37,11 +37,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from dyndeploy.bundle import Bundle, Precision
 from dyndeploy.errors import DynError, MissingPackageError, nearest
-from dyndeploy.tensors import Dim, TensorSpec, seeded_arrays, sizes_at
+from dyndeploy.runtimes import runtime_names
+from dyndeploy.tensors import Dim, Range, TensorSpec, seeded_arrays, sizes_at, split_multiple
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,12 +55,21 @@ if TYPE_CHECKING:
     from dyndeploy.tracing.signature import DimValue
 
 FILE = "recipe.toml"
+#: What a bundle can be meant for beside the runtimes: engines that are built from model.onnx.
+_ENGINES = ("tensorrt", "tensorrt-rtx")
 
 
 def _size(value: object) -> int | str:
     if (isinstance(value, int) and not isinstance(value, bool) and value >= 1) or (isinstance(value, str) and value):
         return value
     raise ValueError("a size (>= 1) or the name of a dim is expected")
+
+
+def _target(name: str) -> str:
+    known = (*runtime_names(), *_ENGINES)
+    if name not in known:
+        raise ValueError(f"no such target. {nearest(name, known)}")
+    return name
 
 
 class _Section(BaseModel):
@@ -78,7 +88,7 @@ class InputSection(_Section):
     """[inputs.<name>]: one argument of forward()."""
 
     shape: list[Annotated[int | str, PlainValidator(_size)]]
-    range: tuple[float, float] | None = None
+    range: Range | None = None
     dtype: Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"] = (
         "float32"
     )
@@ -97,7 +107,7 @@ class ExportSection(_Section):
     io_precision: Precision = "fp32"
     keep_fp32: list[str] = []
     body: Literal["standard", "gridsample"] = "standard"
-    targets: list[str] = []
+    targets: list[Annotated[str, AfterValidator(_target)]] = []
     seed: int = 0
 
 
@@ -258,13 +268,16 @@ def _torch() -> Any:
 
 
 def _field_error(toml: Path, error: ValidationError) -> DynError:
-    """The first wrong field: where it is, what was given, what is allowed."""
-    first = error.errors()[0]
+    """The wrong fields: where they are, what was given, what is allowed. An unknown one may be a missing one."""
+    errors = {kind: [e for e in error.errors() if e["type"] == kind] for kind in ("extra_forbidden", "missing")}
+    first = next((found[0] for found in errors.values() if found), error.errors()[0])
     *path, name = first["loc"]
     field = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        return DynError(f"{toml}: there is no field {field}.", fix=nearest(str(name), _fields_at(path)))
-    if first["type"] == "missing":
+    unknown, missing = (", ".join(".".join(map(str, e["loc"])) for e in found) for found in errors.values())
+    lacks = f" Missing: {missing}." if missing else ""
+    if unknown:
+        return DynError(f"{toml}: there is no field {unknown}.{lacks}", fix=nearest(str(name), _fields_at(path)))
+    if missing:
         return DynError(f"{toml}: the field {field} is missing.", fix=f"fields there: {', '.join(_fields_at(path))}")
     reason = str(first["msg"]).removeprefix("Value error, ")
     return DynError(f"{toml}: {field} = {first['input']!r} is not allowed.", why=reason)
@@ -287,12 +300,13 @@ def _check_dims(toml: Path, file: RecipeFile) -> None:
     used: set[str] = set()
     for name, section in file.inputs.items():
         for dim in section.shape:
-            if isinstance(dim, str) and dim not in file.dims:
+            _, base = split_multiple(str(dim))
+            if isinstance(dim, str) and base not in file.dims:
                 raise DynError(
-                    f"{toml}: inputs.{name}.shape has the dim {dim!r}, which [dims] lacks.",
-                    fix=nearest(dim, file.dims) if file.dims else f'[dims] {dim} = "MIN:OPT:MAX"',
+                    f"{toml}: inputs.{name}.shape has the dim {base!r}, which [dims] lacks.",
+                    fix=nearest(base, file.dims) if file.dims else f'[dims] {base} = "MIN:OPT:MAX"',
                 )
-            used.add(str(dim))
+            used.add(base)
     unused = [name for name in file.dims if name not in used]
     if unused:
         raise DynError(

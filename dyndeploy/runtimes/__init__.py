@@ -85,7 +85,7 @@ def open_session(
     Raises:
         MissingPackageError: the runtime's package is not installed.
         UnavailableError: the runtime cannot run here, or has no kernel for the model.
-        DynError: unknown runtime or option, or the model cannot be read.
+        DynError: unknown runtime or option, `path` is none of these, or the model cannot be read.
 
     Example:
         >>> open_session("digits", runtime="abacus")
@@ -94,7 +94,7 @@ def open_session(
         dyndeploy.errors.DynError: There is no runtime 'abacus'.
           fix: one of torch, onnxruntime, onnxruntime-cuda
     """
-    entry = _RUNTIMES.get(runtime)
+    entry = _RUNTIMES.get(runtime) if isinstance(runtime, str) else None
     if entry is None:
         raise DynError(f"There is no runtime {runtime!r}.", fix=f"one of {', '.join(_RUNTIMES)}")
     source = _source(path)
@@ -116,6 +116,11 @@ def open_session(
 def _source(path: str | os.PathLike[str] | Bundle | bytes) -> Source:
     if isinstance(path, (Bundle, bytes)):
         return path
+    if not isinstance(path, (str, os.PathLike)):
+        raise DynError(
+            f"A model cannot be opened from a {type(path).__name__}.",
+            fix="a bundle, a path, or the bytes of a .onnx file",
+        )
     file = Path(path)
     if file.suffix != ".onnx":
         return Bundle.open(file)

@@ -129,7 +129,8 @@ class Program:
     def _tensor(self, array: Array) -> Tensor:
         if array.dtype == ml_dtypes.bfloat16:
             array = array.astype(np.float32)
-        tensor = torch.from_numpy(np.asarray(array, order="C"))
+        array = np.asarray(array, order="C")
+        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch has no read-only tensors
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 

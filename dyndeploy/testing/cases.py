@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -110,19 +109,18 @@ class Case:
 
     def run(self, *tensors: Tensor) -> Tensor:
         """The torch op on these tensors with the case's attributes."""
-        import torch
+        import dyndeploy.ops.all  # noqa: F401  # registers it
+        from dyndeploy.ops._torch import torch_op
 
-        import_module(f"dyndeploy.ops.{self.spec.folder}.op")
-        op = getattr(torch.ops.dyndeploy, str(self.spec.torch_name))
-        result: Tensor = op(*tensors, *self.keywords.values())
+        result: Tensor = torch_op(self.spec)(*tensors, *self.keywords.values())
         return result
 
 
 def cases(spec: OpSpec) -> list[Case]:
     """The named cases of an operator: windows of all kinds, and what its own attributes add to them.
 
-    Every operator has "plain", "padded", "anisotropic" and "relu" (anisotropic as well). An operator without rows of its
-    own has the windows.
+    Every operator has "plain", "padded", "anisotropic" and "relu" (anisotropic as well); one without rows of its
+    own has the windows alone.
 
     Example:
         >>> from dyndeploy.ops._spec import spec_of
@@ -166,8 +164,9 @@ def _guide(case: Case, generator: np.random.Generator, shape: tuple[int, ...], t
 def _saliency(case: Case, generator: np.random.Generator, shape: tuple[int, ...], ties: bool) -> Array:
     if ties:
         return generator.integers(0, 8, shape) / 4
-    per_head = generator.random((shape[0], case.attributes["heads"], -1 if shape[0] else 1))
-    return per_head
+    heads = case.keywords["heads"]
+    ranks = generator.random((shape[0], heads, shape[1] // heads)).argsort(axis=2)
+    return (2 * ranks.reshape(shape) + 1) / 8
 
 
 _Draw = Callable[[Case, np.random.Generator, tuple[int, ...], bool], Array]
@@ -219,7 +218,9 @@ _ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "as many heads as outputs": {"heads": 8, "inactive": 4},
         "one channel kept at most": {"inactive": 7},
         "everything dropped": {"inactive": 8},
-        "threshold": {"heads": 2, "inactive": -1, "threshold": 0.75},
+        "nothing dropped": {**_ANISOTROPIC, "heads": 2},
+        "no shuffle": {**_ANISOTROPIC, "heads": 2, "inactive": 3, "shuffle": 0},
+        "threshold": {**_ANISOTROPIC, "heads": 2, "inactive": -1, "threshold": 0.75},
         "threshold without inactive is not read": {"inactive": 2, "threshold": 100.0},
         "one tap": {"kernel": (1, 1), "heads": 1, "inactive": 6},
     },
@@ -231,7 +232,7 @@ _EDGES: dict[str, dict[str, Any]] = {
     "rows skipped": {"H": 7, "W": 9, "kernel": (3, 2), "strides": (2, 1)},
     "columns skipped": {"H": 7, "W": 9, "kernel": (3, 2), "strides": (1, 3), "pads": (1, 0, 2, 1)},
     "dilated rows": {"H": 7, "W": 9, "kernel": (3, 2), "pads": (0, 2, 1, 0), "dilations": (2, 1)},
-    "all": {"H": 7, "W": 9, "kernel": (3, 2), "strides": (3, 2), "pads": (2, 1, 0, 3), "dilations": (1, 4)},
+    "all at once": {"H": 7, "W": 9, "kernel": (3, 2), "strides": (3, 2), "pads": (2, 1, 0, 3), "dilations": (1, 4)},
     "one row of taps": {"H": 5, "W": 4, "kernel": (1, 4), "strides": (2, 2), "dilations": (3, 1)},
     "as large as the map": {"H": 3, "W": 5, "kernel": (3, 5), "strides": (2, 3)},
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -34,12 +35,17 @@ def lower(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str
     node the name of its own call (SOURCE) too, and a name made of the module path. What the exporter notes beside that
     (stack traces, with the paths of this machine) is removed.
     """
+    # Names that nothing else bears: the exporter would merge an input called "bias" with a parameter of that name.
+    stand_ins = (
+        [f"dyndeploy.input.{i}" for i in range(len(inputs))],
+        [f"dyndeploy.output.{i}" for i in range(len(outputs))],
+    )
     with quiet():
         exported = torch.onnx.export(
             program,
             (),
-            input_names=list(inputs),
-            output_names=list(outputs),
+            input_names=stand_ins[0],
+            output_names=stand_ins[1],
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -47,7 +53,7 @@ def lower(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str
         )
     assert exported is not None and exported.exported_program is not None
     model = exported.model
-    names = _program_names(exported.exported_program, outputs)
+    names = _program_names(exported.exported_program, stand_ins[1])
     scopes = {node: node.metadata_props.get(_SCOPES) for node in model.graph}
     for node in model.graph:
         fx_name = node.metadata_props.get(_FX_NODE, "").split(" ")[0].lstrip("%")
@@ -62,6 +68,7 @@ def lower(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str
     _name_custom_nodes(model, scopes)
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
+    _rename(model, dict(zip((*stand_ins[0], *stand_ins[1]), (*inputs, *outputs))))
     return model
 
 
@@ -87,6 +94,22 @@ def _program_names(decomposed: ExportedProgram, outputs: Sequence[str]) -> dict[
         if value is not None and value.name in names:
             names[name] = names[value.name]
     return names
+
+
+def _rename(model: ir.Model, names: Mapping[str, str]) -> None:
+    """Give inputs and outputs their names; a parameter or inner value that has one of them gets another."""
+    graph = model.graph
+    values = [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+    taken = {str(value.name) for value in values} | set(names.values())
+    renamed: dict[ir.Value, str] = {}
+    for value in values:
+        name = str(value.name)
+        if name in names:
+            renamed[value] = names[name]
+        elif name in names.values():
+            renamed[value] = next(n for i in itertools.count(1) if (n := f"{name}_{i}") not in taken)
+            taken.add(renamed[value])
+    ir.convenience.rename_values(list(renamed), list(renamed.values()))
 
 
 def _name_custom_nodes(model: ir.Model, scopes: dict[ir.Node, str | None]) -> None:

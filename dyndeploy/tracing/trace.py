@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -19,8 +22,16 @@ from torch.utils import _pytree as pytree
 import dyndeploy.ops.all  # noqa: F401
 from dyndeploy.errors import DynError
 from dyndeploy.ops.dcnv2.op import decompose_torchvision
-from dyndeploy.tensors import Dim, TensorSpec, seeded_arrays, sizes_at
+from dyndeploy.tensors import Dim, TensorSpec, seeded_arrays, sizes_at, split_multiple
 from dyndeploy.tracing.signature import DimValue, ExampleInputs, Shape, flat_examples, input_names, input_specs
+
+#: Loggers that say what the user cannot act on, or what the error that follows says too -> the level they still have.
+_LOGGERS = {
+    "torch.onnx._internal.exporter._registration": logging.ERROR,  # "torchvision is not installed"
+    "torch.fx.experimental.symbolic_shapes": logging.ERROR,  # "Unable to find user code"
+    "torch.export._trace": logging.CRITICAL,  # examples of what cannot be traced
+    "onnx_ir.passes.common.initializer_deduplication": logging.ERROR,  # a parameter that is an output stays its own
+}
 
 
 @dataclass
@@ -83,21 +94,24 @@ def trace(
         output_names = _output_names(_run(model, traced), outputs)
         program = _export(model, traced, specs, flexible)
         for each in (traced, call(sizes_at(sizes, "min"))):
-            _compare(program, each, _run(model, each))
+            results = _run(model, each)
+            _check_finite(model, results)
+            _compare(program, each, results)
     return Traced(
         program,
-        [
-            spec.model_copy(
-                update={
-                    "shape": tuple(sizes[d].min if isinstance(d, str) and d not in flexible else d for d in spec.shape)
-                }
-            )
-            for spec in specs
-        ],
+        [spec.model_copy(update={"shape": tuple(_settled(d, sizes) for d in spec.shape)}) for spec in specs],
         output_names,
         flexible,
         _symbols(program, specs, flexible),
     )
+
+
+def _settled(dim: int | str, sizes: Mapping[str, Dim]) -> int | str:
+    """The entry of a shape, as an int where its dim has one size only."""
+    if isinstance(dim, int):
+        return dim
+    factor, name = split_multiple(dim)
+    return dim if sizes[name].min < sizes[name].max else factor * sizes[name].min
 
 
 def _check_model(model: nn.Module) -> None:
@@ -157,17 +171,23 @@ def _output_names(results: Any, outputs: Sequence[str] | None) -> list[str]:
 
 
 def _export(model: nn.Module, call: _Call, specs: Sequence[TensorSpec], flexible: Mapping[str, Dim]) -> ExportedProgram:
-    torch_dims: dict[str, Any] = {}
-    for name, dim in flexible.items():
-        if dim.multiple == 1:
-            torch_dims[name] = torch.export.Dim(name, min=dim.min, max=dim.max)
-        else:
-            part = torch.export.Dim(f"_{name}", min=dim.min // dim.multiple, max=dim.max // dim.multiple)
-            torch_dims[name] = dim.multiple * part
-    shapes = [{axis: torch_dims[d] for axis, d in enumerate(s.shape) if d in torch_dims} for s in specs]
+    parts: dict[str, Any] = {
+        name: torch.export.Dim(
+            name if dim.multiple == 1 else f"_{name}", min=dim.min // dim.multiple, max=dim.max // dim.multiple
+        )
+        for name, dim in flexible.items()
+    }
+    shapes: list[dict[int, Any]] = [{} for _ in specs]
+    for spec, shape in zip(specs, shapes):
+        for axis, entry in enumerate(spec.shape):
+            factor, name = split_multiple(str(entry))
+            if name in flexible:
+                scale = factor * flexible[name].multiple
+                shape[axis] = parts[name] if scale == 1 else scale * parts[name]
     dynamic_shapes: Any = dict(zip(call.kwargs, shapes)) if call.kwargs else _for_signature(model, shapes)
+    printed = io.StringIO()  # when it fails, torch prints the graph so far before it raises
     try:
-        with quiet(), _sizes_of_one():
+        with quiet(), _sizes_of_one(), redirect_stderr(printed):
             program = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = decompose_torchvision(program)
     except Exception as error:
@@ -179,19 +199,51 @@ def _export(model: nn.Module, call: _Call, specs: Sequence[TensorSpec], flexible
                 fix=_suggestion(message, flexible),
             ) from error
         raise DynError("torch.export cannot trace the model.", why=_first_lines(message)) from error
+    sys.stderr.write(printed.getvalue())
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it holds paths of this machine
     return program
 
 
 def _suggestion(message: str, flexible: Mapping[str, Dim]) -> str:
-    """torch's suggested multiples ("height = 16*_height") as dims to type."""
+    """What torch suggests, as arguments to type: a multiple ("height = 16*_height"), or a relation ("h2 = 2*h")."""
+    for line in message.splitlines():
+        related = _relation(line, flexible)
+        if related:
+            dim, instead = related
+            return _write_instead(dim, instead)
     found = {name: int(factor) for name, factor in re.findall(r"^\s*(\w+) = (\d+)\*", message, re.MULTILINE)}
     if not found.keys() & flexible.keys():
         return "Narrow the dim, or give it one size."
     dims = {n: flexible[n] for n in found if n in flexible}
     typed = ", ".join(f'"{n}": ({d.min}, {d.opt}, {d.max}, {found[n]})' for n, d in dims.items())
     return f"dims={{{typed}}}: the fourth number says that sizes are multiples of it."
+
+
+def _write_instead(dim: str, instead: str) -> str:
+    return f'Write "{instead}" for "{dim}" in inputs, and leave {dim} out of dims: the model relates them.'
+
+
+def _relation(line: str, flexible: Mapping[str, Dim]) -> tuple[str, str] | None:
+    """The dim that a suggestion ("2*_h2 = 2*h") makes a multiple of another one, and that multiple ("2*h")."""
+    match = re.search(r"(?:^\s*|\bby )(?:(\d+)\*)?(\w+) = (?:(\d+)\*)?(\w+)\.?$", line)
+    if match is None:
+        return None
+    factors, names = [], []
+    for factor, part in ((match[1], match[2]), (match[3], match[4])):
+        name = part if part in flexible else part.removeprefix("_")
+        if name not in flexible:
+            return None
+        names.append(name)
+        factors.append(Fraction(int(factor or 1), 1 if name == part else flexible[name].multiple))
+    if names[0] == names[1]:
+        return None
+    ratio = factors[1] / factors[0]
+    if ratio < 1:
+        ratio, names = 1 / ratio, names[::-1]
+    if ratio.denominator != 1:
+        return None
+    return names[0], names[1] if ratio == 1 else f"{ratio}*{names[1]}"
 
 
 def _sizes_of_one() -> AbstractContextManager[Any]:
@@ -219,6 +271,19 @@ def _first_lines(message: str, count: int = 12) -> str:
     return "\n    ".join(lines[:count])
 
 
+def _check_finite(model: nn.Module, results: Any) -> None:
+    for leaf in pytree.tree_leaves(results):
+        if not leaf.isfinite().all():
+            broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+            raise DynError(
+                "The model's output is not finite.",
+                why=f"The weight {broken[0]} is not finite."
+                if broken
+                else "The model does not survive its own input range.",
+                fix="Load weights that are finite." if broken else "Give realistic values in ranges.",
+            )
+
+
 def _compare(program: ExportedProgram, call: _Call, results: Any) -> None:
     """The program must compute what the module does: custom code can look different to a tracer."""
     with torch.no_grad():
@@ -227,8 +292,8 @@ def _compare(program: ExportedProgram, call: _Call, results: Any) -> None:
         if not expected.is_floating_point():
             same = torch.equal(actual, expected)
         else:
-            scale = float(expected.abs().max()) or 1.0
-            same = bool(torch.allclose(actual, expected, rtol=1e-3, atol=1e-3 * scale, equal_nan=True))
+            scale = float(expected.detach().abs().max()) or 1.0
+            same = bool(torch.allclose(actual, expected, rtol=1e-3, atol=1e-3 * scale))
         if not same:
             raise DynError(
                 "The traced program computes something else than the model.",
@@ -238,27 +303,39 @@ def _compare(program: ExportedProgram, call: _Call, results: Any) -> None:
 
 def _symbols(program: ExportedProgram, specs: Sequence[TensorSpec], flexible: Mapping[str, Dim]) -> dict[str, str]:
     symbols: dict[str, str] = {}
+    owners: dict[Any, tuple[str, Fraction]] = {}
     user_inputs = set(program.graph_signature.user_inputs)
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in user_inputs]
     for spec, node in zip(specs, placeholders):
         for dim, size in zip(spec.shape, node.meta["val"].shape):
-            if isinstance(dim, str) and dim in flexible:
+            factor, name = split_multiple(str(dim))
+            if name in flexible:
                 expression = size.node.expr
                 (symbol,) = expression.free_symbols
-                multiple = flexible[dim].multiple
-                symbols[str(symbol)] = dim if multiple == 1 else f"({dim}//{multiple})"
+                multiple = flexible[name].multiple
+                share = Fraction(int(expression / symbol), factor)  # how many times the symbol the dim is
+                owner, owned = owners.setdefault(symbol, (name, share))
+                if owner != name:  # torch takes a dim for a multiple of another one without a word
+                    (low, one), (high, other) = sorted([(share, name), (owned, owner)])
+                    raise DynError(
+                        f"The dims {one} and {other} are not free: the model takes {other} = {high / low}*{one} only.",
+                        fix=_write_instead(other, f"{high / low}*{one}") if (high / low).denominator == 1 else None,
+                    )
+                symbols[str(symbol)] = name if multiple == 1 else f"({name}//{multiple})"
     return symbols
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence what torch says about itself while it exports; warnings of the model's own code still show."""
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registration.level
-    registration.setLevel(logging.ERROR)  # "torchvision is not installed"
+    levels = {logging.getLogger(name): level for name, level in _LOGGERS.items()}
+    before = {logger: logger.level for logger in levels}
+    for logger, level in levels.items():
+        logger.setLevel(level)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             yield
     finally:
-        registration.setLevel(level)
+        for logger, level in before.items():
+            logger.setLevel(level)

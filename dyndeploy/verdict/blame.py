@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import onnx
+
 from dyndeploy.bundle import Arrays
+from dyndeploy.graph.fingerprint import fingerprints
 from dyndeploy.testing.numeric import Judgement, Verdict, bit_equal, compare, judge
 from dyndeploy.verdict.inner import Anatomy, Reader, Site
 from dyndeploy.verdict.yardstick import Yardstick
@@ -30,6 +33,25 @@ class Guilty:
     op_type: str
     judgement: Judgement
     among: tuple[str, ...]
+
+
+def changed_nodes(model: onnx.ModelProto, exported: Mapping[str, str], dynamic: Collection[str]) -> Guilty | None:
+    """The nodes of a file that are no longer made of what was exported, one of ours named first.
+
+    Args:
+        model: the file as it is.
+        exported: name -> digest of its nodes and bodies at the export (`dyndeploy.graph.fingerprint`). Nodes that an
+            optimizer has since removed or renamed are not judged here; their numbers are.
+        dynamic: names of our nodes.
+    """
+    now = fingerprints(model)
+    changed = [name for name, digest in exported.items() if now.get(name, digest) != digest]
+    if not changed:
+        return None
+    node = next((name for name in changed if name in dynamic), changed[0])
+    op_type = next((n.op_type for n in model.graph.node if n.name == node), "function body")
+    judgement = Judgement(Verdict.BROKEN, "digest", float(len(changed)), 0.0)
+    return Guilty(node, op_type, judgement, tuple(changed))
 
 
 def find_guilty(

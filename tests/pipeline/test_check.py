@@ -168,6 +168,7 @@ def test_one_changed_weight_of_a_dynamic_op_is_found(exported, copy, node, index
     assert result.changed_files == ("model.onnx",)
     guilty = of(result, "onnxruntime").guilty
     assert guilty.node == node
+    assert guilty.judgement.statistic != "digest", "the numbers alone find it"
     assert guilty.judgement.value > 10 * guilty.judgement.limit
     assert bundle.manifest.check["runtimes"][0]["guilty"] == node
 
@@ -346,8 +347,62 @@ def test_a_file_that_is_not_onnx(plain, copy):
         check(bundle)
 
 
+def test_one_name_may_stand_alone(plain):
+    (runtime,) = check(plain, runtimes="onnxruntime", points="min").runtimes
+    assert (runtime.runtime, [p.point for p in runtime.points]) == ("onnxruntime", ["min"])
+
+
 def test_wrong_arguments(plain):
     with pytest.raises(DynError, match="no runtime tensorflow"):
         check(plain, runtimes=["tensorflow"])
+    with pytest.raises(DynError, match="no runtime tensorflow"):
+        check(plain, runtimes="tensorflow")
+    with pytest.raises(DynError, match="no point foo"):
+        check(plain, points=["foo"])
     with pytest.raises(DynError, match="no goldens at max"):
         check(plain, points=["max"])
+
+
+def test_a_changed_weight_that_no_golden_reaches_is_named(exported, copy):
+    bundle = copy(exported)
+    model = onnx.load(bundle.onnx_path)
+    node = next(n for n in model.graph.node if n.name == "gate")
+    # the smallest change there is; that of a weight whose channel every golden drops is as invisible
+    tensor = next(t for t in model.graph.initializer if t.name == node.input[2])
+    array = numpy_helper.to_array(tensor).copy()
+    array.flat[5] = np.nextafter(array.flat[5], np.float32(1))
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, bundle.onnx_path)
+    runtime = of(check(bundle, points=["min"], runtimes=["onnxruntime"]), "onnxruntime")
+    assert runtime.points[0].verdict.ok, "the numbers do not show it"
+    assert runtime.verdict is Verdict.BROKEN
+    assert (runtime.guilty.node, runtime.guilty.judgement.statistic, runtime.guilty.among) == (
+        "gate",
+        "digest",
+        ("gate",),
+    )
+
+
+def test_a_file_that_was_only_written_again_is_not_blamed(exported, copy):
+    bundle = copy(exported)
+    model = onnx.load(bundle.onnx_path)
+    for tensor in model.graph.initializer:  # another storage of the same values
+        array = numpy_helper.to_array(tensor)
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, tensor.data_type, array.shape, array.ravel().tolist()))
+    onnx.save(model, bundle.onnx_path)
+    result = check(bundle, points=["min"], runtimes=["onnxruntime"])
+    assert result.changed_files == ("model.onnx",)
+    assert result.ok
+
+
+@pytest.mark.parametrize(
+    "reduce", [lambda x: x.mean((1, 2, 3)), lambda x: (x - x.mean((2, 3), True)).square().mean((2, 3))]
+)
+def test_long_sums_in_another_order_are_noise(reduce, tmp_path):
+    class Sums(torch.nn.Module):
+        def forward(self, x):
+            return reduce(x)
+
+    bundle = export(Sums(), torch.rand(1, 8, 112, 112), tmp_path / "sums", dims={"batch": (1, 2, 4)})
+    assert check(bundle, runtimes=["onnxruntime"]).ok

@@ -13,8 +13,9 @@ from torch import nn
 
 from dyndeploy.bundle import Bundle
 from dyndeploy.errors import DynError
-from dyndeploy.nn import DGConv2d, DRConv2d, ModulatedDeformConv2d
+from dyndeploy.nn import DDFUp, DGConv2d, DRConv2d, ModulatedDeformConv2d
 from dyndeploy.pipeline.export import export
+from dyndeploy.runtimes import open_session
 from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import seeded_arrays
 from dyndeploy.testing.numeric import compare
@@ -186,6 +187,50 @@ def test_export_prints_nothing_and_warns_of_nothing(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+class Constant(nn.Module):
+    """Returns a parameter beside its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return x * 2, self.c
+
+
+def test_a_parameter_may_be_an_output(tmp_path, capfd):
+    bundle = export(Constant(), X, tmp_path / "constant")
+    assert capfd.readouterr() == ("", "")
+    with open_session(bundle) as session:
+        np.testing.assert_array_equal(session.run(bundle.goldens("min")[0])["output_1"], np.ones(3))
+
+
+@pytest.mark.parametrize("height", [(4, 8, 12), (4, 8, 12, 4)])
+def test_one_dim_may_be_twice_another(tmp_path, height):
+    torch.manual_seed(0)
+    bundle = export(
+        DDFUp(8, guide_channels=3),
+        (torch.rand(1, 8, 8, 8), torch.rand(1, 3, 16, 16)),
+        tmp_path / "up",
+        inputs={"x": ["batch", 8, "h", "w"], "guide": ["batch", 3, "2*h", "2*w"]},
+        dims={"batch": (1, 1, 2), "h": height, "w": (5, 6, 7)},
+    )
+    assert [str(s) for s in bundle.manifest.inputs] == [
+        "x: float32 [batch, 8, h, w]",
+        "guide: float32 [batch, 3, 2*h, 2*w]",
+    ]
+    assert str(bundle.manifest.outputs[0]) == "output: float32 [batch, 8, 2*h, 2*w]"
+    guide = onnx.load(bundle.onnx_path).graph.input[1].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in guide] == ["batch", 3, "2*h", "2*w"]
+    with open_session(bundle) as session:
+        for point in bundle.manifest.goldens:
+            inputs, outputs = bundle.goldens(point)
+            assert inputs["guide"].shape[2:] == tuple(2 * size for size in inputs["x"].shape[2:])
+            assert compare(session.run(inputs)["output"], outputs["output"]).relative_l2 < 1e-5
+        with pytest.raises(DynError, match=r"2\*w is 14 by x and 10 in guide"):
+            session.run({**inputs, "guide": inputs["guide"][..., :10]})
+
+
 def test_steps_are_told(tmp_path):
     steps: list[str] = []
     _export(tmp_path / "net", progress=steps.append)
@@ -262,3 +307,40 @@ def test_integer_inputs(tmp_path):
     inputs, outputs = bundle.goldens("max")
     (result,) = onnxruntime.InferenceSession(str(bundle.onnx_path)).run(None, inputs)
     assert compare(result, outputs["output"]).relative_l2 < 1e-6
+
+
+class Parameters(nn.Module):
+    """With parameters called like the inputs and outputs that users like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(3, 3, 1, 1)), nn.Parameter(torch.rand(1, 3, 8, 8))
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight) + self.bias * x
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [("bias", "weight"), ("weight", "conv2d"), ("output", "mul"), ("x", "y")]
+)
+def test_names_of_inputs_and_outputs_are_free(inputs, outputs, tmp_path):
+    bundle = export(
+        Parameters(),
+        torch.rand(1, 3, 8, 8),
+        tmp_path / "net",
+        inputs={inputs: ["batch", 3, 8, 8]},
+        dims={"batch": (1, 2, 4)},
+        outputs=[outputs],
+    )
+    session = onnxruntime.InferenceSession(str(bundle.onnx_path))
+    assert [v.name for v in session.get_inputs()] == [inputs]
+    feeds, expected = bundle.goldens("max")
+    assert compare(session.run([outputs], feeds)[0], expected[outputs]).relative_l2 < 1e-6
+
+
+def test_a_name_for_two_tensors_is_refused(tmp_path):
+    with pytest.raises(DynError, match="'x' is the name of an input and of an output"):
+        export(nn.ReLU(), torch.rand(1, 3), tmp_path / "net", inputs={"x": [1, 3]}, outputs=["x"])
+    with pytest.raises(DynError, match="has no name"):
+        export(nn.ReLU(), torch.rand(1, 3), tmp_path / "net", outputs=[""])
+    assert list(tmp_path.iterdir()) == []

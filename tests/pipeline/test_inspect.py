@@ -183,7 +183,7 @@ def test_a_file_without_bodies(tmp_path):
     ways = {e.runtime: e for e in op.executions}
     assert not ways["onnxruntime"].runs
     assert "no function body" in ways["onnxruntime"].note
-    assert ways["tensorrt"].how == "plugin"
+    assert ways["tensorrt"].how == "not at all"
 
 
 @pytest.mark.parametrize("content", [b"", b"not an onnx file at all"])
@@ -222,9 +222,9 @@ def test_onnxruntime_runs_what_the_rules_say(spec, gridsample, dtype):
 @pytest.mark.parametrize(
     ("body", "dtype", "runtime", "expected"),
     [
-        (["DeformConv"], "float32", "tensorrt-rtx", "plugin (no DeformConv importer: "),
-        (["GridSample"], "float32", "tensorrt-rtx", "plugin or function body"),
-        (["DeformConv"], "bfloat16", "tensorrt", "plugin (its DeformConv importer has no bfloat16)"),
+        (["DeformConv"], "float32", "tensorrt-rtx", "not at all (no DeformConv importer: "),
+        (["GridSample"], "float32", "tensorrt-rtx", "function body"),
+        (["DeformConv"], "bfloat16", "tensorrt", "not at all (its DeformConv importer has no bfloat16)"),
         (["DeformConv"], "bfloat16", "onnxruntime-cuda", "not at all (its DeformConv kernel has no bfloat16)"),
         (["DeformConv"], None, "onnxruntime", "function body (the DeformConv kernel inside needs onnxruntime >= 1.25)"),
         (["MatMul"], "float16", "onnxruntime", "function body"),

@@ -83,6 +83,11 @@ def test_everything_is_read(tmp_path):
     assert recipe.file.export.targets == ["onnxruntime"]
 
 
+def test_a_shape_may_have_multiples_of_dims(tmp_path):
+    recipe = Recipe.load(write(tmp_path / "two", GOOD.replace('"height", 10]', '"2*height", 10]')))
+    assert recipe.example_inputs()[0].shape == (2, 3, 32, 10)
+
+
 def test_the_file_itself_may_be_given(tmp_path):
     folder = write(tmp_path / "two")
     assert Recipe.load(folder / "recipe.toml").name == "two"
@@ -128,6 +133,13 @@ def test_bfloat16_inputs_keep_their_dtype(tmp_path):
         ("batch = [1, 2, 8]", "batch = 1.5", ["dims.batch=1.5 is not a dim"]),
         ('["batch", 3,', '["bach", 3,', ["inputs.image.shape", "'bach'", "batch? Allowed: batch, height"]),
         ('"height", 10]', "16, 10]", ["dims.height is in no input's shape"]),
+        ("factory =", "fctory =", ["no field model.fctory. Missing: model.factory", "factory? Allowed"]),
+        ("range = [0, 9]", "range = [9, 0]", ["inputs.label.range = [9, 0]", "low < high"]),
+        ("range = [0, 9]", "range = [0, inf]", ["inputs.label.range", "both finite"]),
+        ("batch = [1, 2, 8]", '"my dim" = 4', ["'my dim', which is not a name"]),
+        ("batch = [1, 2, 8]", 'batch = { min = "1", opt = 2, max = 8 }', ["dims.batch=", "valid integer"]),
+        ('["batch", 3,', '["2*bach", 3,', ["inputs.image.shape", "'bach'", "batch? Allowed: batch, height"]),
+        ('targets = ["onnxruntime"]', 'targets = ["tensort"]', ["'tensort'", "tensorrt? Allowed: torch, onnxruntime"]),
         ("[model]", "[model", ["is not TOML"]),
     ],
 )

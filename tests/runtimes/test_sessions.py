@@ -61,6 +61,8 @@ def test_a_request_that_does_not_fit_is_refused_and_the_session_goes_on(double):
             (ones(5), "batch=5 is outside 1..4"),
             (ones(2, "float64"), "Input x is float64, expected float32"),
             ({}, "Missing: x"),
+            (None, "The inputs are a NoneType, expected a dict"),
+            (ones(2)["x"], "The inputs are a ndarray, expected a dict"),
         ):
             with pytest.raises(DynError, match=message):
                 session.run(wrong)
@@ -127,5 +129,9 @@ def test_a_target_without_class_is_refused():
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(DynError, match="There is no file"):
         open_session(tmp_path / "model.onnx")
+    with pytest.raises(DynError, match="opened from a NoneType"):
+        open_session(None)
+    with pytest.raises(DynError, match="no runtime None"):
+        open_session(b"", None)
     with pytest.raises(DynError, match="it is not a bundle"):
         open_session(tmp_path / "digits")

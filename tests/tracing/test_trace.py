@@ -1,5 +1,7 @@
 """trace(): names, dims, and an error for each kind of bad input."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,64 @@ class Shy(nn.Module):
         return x, 3
 
 
+class Exponential(nn.Module):
+    """Overflows for large values."""
+
+    def forward(self, input):
+        return input.exp()
+
+
+class Branching(nn.Module):
+    """Decides by the data."""
+
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Upsampled(nn.Module):
+    """A map, and a guide at twice its size."""
+
+    def forward(self, x, guide):
+        return F.interpolate(x, scale_factor=2.0) * guide
+
+
+def broken(model):
+    with torch.no_grad():
+        model.bias[0] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize(
+    ("h", "h2", "fix"),
+    [
+        ((4, 8, 16), (8, 16, 32), '"2[*]h" for "h2"'),
+        ((4, 8, 16), (8, 16, 32, 2), '"2[*]h" for "h2"'),
+        ((4, 8, 16, 4), (8, 16, 32), '"2[*]h" for "h2"'),
+    ],
+)
+def test_dims_that_depend_on_each_other_are_named(h, h2, fix):
+    shapes = {"x": [1, 3, "h", 8], "guide": [1, 3, "h2", 16]}
+    with pytest.raises(DynError, match=fix):
+        trace(Upsampled(), (X, torch.rand(1, 3, 16, 16)), inputs=shapes, dims={"h": h, "h2": h2})
+
+
+def test_a_dim_may_be_a_multiple_of_another():
+    shapes = {"x": ["batch", 3, "h", "w"], "guide": ["batch", 3, "2*h", "2*w"]}
+    dims = {"batch": (1, 1, 2), "h": (4, 8, 16, 4), "w": 8}
+    traced = trace(Upsampled(), (X, torch.rand(1, 3, 16, 16)), inputs=shapes, dims=dims)
+    assert [s.shape for s in traced.inputs] == [("batch", 3, "h", 8), ("batch", 3, "2*h", 16)]
+    assert sorted(traced.symbols.values()) == ["(h//4)", "batch"]
+
+
+def test_what_torch_prints_of_a_failure_is_not_shown(capfd):
+    levels = {name: logging.getLogger(name).level for name in ("torch.fx.experimental.symbolic_shapes",)}
+    with pytest.raises(DynError, match=r"data-dependent expression"):
+        trace(Branching(), X, dims={"batch": (1, 2, 4)})
+    assert capfd.readouterr() == ("", "")
+    assert {name: logging.getLogger(name).level for name in levels} == levels
+
+
+INF = float("inf")
 X = torch.rand(1, 3, 8, 8)
 BAD = {
     "not a module": (lambda: trace(abs, X), "takes an nn.Module"),
@@ -108,6 +168,27 @@ BAD = {
     "wrong outputs": (lambda: trace(nn.ReLU(), X, outputs=["a", "b"]), "returns 1 tensors"),
     "does not run": (lambda: trace(nn.Conv2d(4, 4, 1), X), "does not run on inputs of shape"),
     "not a tensor out": (lambda: trace(Shy(), X), "returns a int"),
+    "no examples": (lambda: trace(nn.ReLU(), None), "example_inputs is a NoneType"),
+    "inputs as list": (lambda: trace(nn.ReLU(), X, inputs=["x"]), "inputs is a list, expected a dict"),
+    "shape as text": (lambda: trace(nn.ReLU(), X, inputs={"x": "batch"}), "is not a shape"),
+    "dims as list": (lambda: trace(nn.ReLU(), X, dims=["batch"]), "dims is a list, expected a dict"),
+    "range reversed": (
+        lambda: trace(nn.ReLU(), X, ranges={"input": (1, 0)}),
+        r"ranges.input=\(1, 0\)(.|\n)*low < high",
+    ),
+    "range endless": (lambda: trace(nn.ReLU(), X, ranges={"input": (0, INF)}), "both finite"),
+    "range not a number": (lambda: trace(nn.ReLU(), X, ranges={"input": (0, INF - INF)}), "both finite"),
+    "range of one": (lambda: trace(nn.ReLU(), X, ranges={"input": (0,)}), "is not a range"),
+    "no dim name": (lambda: trace(nn.ReLU(), X, dims={"my dim": (1, 2, 3)}), "'my dim', which is not a name"),
+    "unknown expression": (
+        lambda: trace(nn.ReLU(), X, inputs={"x": ["n+1", 3, 8, 8]}, dims={"n": (1, 2, 3)}),
+        "a multiple of one such as",
+    ),
+    "broken weights": (
+        lambda: trace(broken(nn.Conv2d(3, 4, 1)), X),
+        "weight bias is not finite",
+    ),
+    "too large": (lambda: trace(Exponential(), X, ranges={"input": (0, 1e3)}), "does not survive"),
     "not a function": (lambda: trace(Moody(), X), "computes something else"),
 }
 

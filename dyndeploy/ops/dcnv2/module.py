@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dyndeploy.errors import DynError
+from dyndeploy.ops._layer import check_arguments, check_fits, check_input
 from dyndeploy.ops._torch import pair
 from dyndeploy.ops.dcnv2.op import modulated_deform_conv2d
 
@@ -33,7 +34,8 @@ class ModulatedDeformConv2d(nn.Module):
         [N, C, H, W] -> [N, O, Ho, Wo], sizes as for nn.Conv2d.
 
     Raises:
-        DynError: channels are not divisible by the groups.
+        DynError: an argument is out of range, or channels are not divisible by the groups; the input has other
+            channels than C, or is smaller than the window.
 
     Example:
         >>> layer = ModulatedDeformConv2d(8, 16, 3, stride=2, padding=1)
@@ -56,6 +58,15 @@ class ModulatedDeformConv2d(nn.Module):
         mask_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        check_arguments(
+            "ModulatedDeformConv2d",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+        )
         for name, channels, divisor in (
             ("in_channels", in_channels, groups),
             ("out_channels", out_channels, groups),
@@ -91,6 +102,10 @@ class ModulatedDeformConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, O, Ho, Wo]."""
+        check_input("ModulatedDeformConv2d", x, self.in_channels)
+        check_fits(
+            "ModulatedDeformConv2d", x, kernel_size=self.kernel_size, padding=self.padding, dilation=self.dilation
+        )
         return modulated_deform_conv2d(
             x,
             self._predict(x),

@@ -168,7 +168,8 @@ def _sample(
             hi, vj = top + i, left + j
             exists = (hi >= 0) & (hi < height) & (vj >= 0) & (vj < width)
             # Offsets are unbounded (and may be NaN): only a valid position is converted to int.
-            position = torch.where(exists, hi * width + vj, 0.0).long()
+            # In int64: float32 holds no index above 2^24.
+            position = torch.where(exists, hi, 0.0).long() * width + torch.where(exists, vj, 0.0).long()
             picked = flat.gather(3, position.reshape(n, offset_groups, 1, points).expand(-1, -1, flat.shape[2], -1))
             picked = picked.reshape(n, offset_groups, flat.shape[2], taps, ho, wo)
             # Not a product: 0 * inf is NaN, and what stands in for a missing neighbour is pixel (0, 0).

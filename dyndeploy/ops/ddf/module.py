@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dyndeploy.errors import DynError
+from dyndeploy.ops._layer import check_arguments, check_fits, check_input
 from dyndeploy.ops._torch import pair
 from dyndeploy.ops.ddf.op import Combine, decoupled_dynamic_filter
 
@@ -31,6 +32,7 @@ class _DecoupledFilter(nn.Module):
     ) -> None:
         super().__init__()
         layer = type(self).__name__
+        check_arguments(layer, channels=channels, kernel_size=kernel_size, stride=stride, dilation=dilation)
         kernel, dilations = pair(kernel_size), pair(dilation)
         if kernel[0] % 2 == 0 or kernel[1] % 2 == 0 or kernel == (1, 1):
             raise DynError(
@@ -56,6 +58,11 @@ class _DecoupledFilter(nn.Module):
             nn.Conv2d(branches * middle, branches * channels * self.taps, 1, groups=branches),
         )
         self.channel_gain = nn.Parameter(torch.randn(branches * channels * self.taps) * self.spatial_gain)
+
+    def _check_input(self, x: Tensor) -> None:
+        layer = type(self).__name__
+        check_input(layer, x, self.channels)
+        check_fits(layer, x, kernel_size=self.kernel_size, padding=self.padding, dilation=self.dilation)
 
     def _filter(self, x: Tensor, spatial_filter: Tensor) -> Tensor:
         return decoupled_dynamic_filter(
@@ -102,7 +109,8 @@ class DDF(_DecoupledFilter):
         [N, C, H, W] -> [N, C, ceil(H/stride), ceil(W/stride)].
 
     Raises:
-        DynError: an even kernel or a kernel of one tap, or channels not divisible by heads.
+        DynError: an argument is out of range, an even kernel or a kernel of one tap, or channels not divisible by
+            heads; the input has other channels than C, or is empty.
 
     Example:
         >>> DDF(8, stride=2)(torch.zeros(1, 8, 9, 9)).shape
@@ -125,6 +133,7 @@ class DDF(_DecoupledFilter):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, ceil(H/stride), ceil(W/stride)]."""
+        self._check_input(x)
         return self._filter(x, self.spatial_branch(x))
 
 
@@ -186,6 +195,9 @@ class DDFUp(_DecoupledFilter):
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """[N, C, H, W] (and a guide) -> [N, C, scale*H, scale*W]."""
+        self._check_input(x)
+        if guide is not None:
+            check_input("DDFUp", guide, self.guide_channels, name="guide")
         return self._filter(x, self._spatial_filter(x, guide))
 
     def _spatial_filter(self, x: Tensor, guide: Tensor | None) -> Tensor:
@@ -199,8 +211,6 @@ class DDFUp(_DecoupledFilter):
                     fix="forward(x, guide), or build the layer with guide_channels=None.",
                 )
             by_branch = self.depthwise(x).reshape(n, c, s * s, h, w).transpose(1, 2).flatten(1, 2)
-        elif guide.dim() != 4 or guide.shape[1] != g:
-            raise DynError(f"DDFUp: the guide has shape {list(guide.shape)}, expected [N, {g}, H, W].")
         elif _is_scaled(guide, x, 1):
             # The grouped convolution of R copies of the guide is the ungrouped one of the guide itself.
             return F.conv2d(guide, self.spatial_branch.weight, self.spatial_branch.bias)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dyndeploy.errors import DynError
+from dyndeploy.ops._layer import check_arguments, check_fits, check_input
 from dyndeploy.ops._torch import pair
 from dyndeploy.ops.dgc.op import dynamic_group_conv2d
 
@@ -21,7 +22,8 @@ class DGConv2d(nn.Module):
 
     The number of channels that a head drops is state, not a setting: a schedule raises it while training.
     It is saved as the buffer `inactive_channels`, and forward and export use what a checkpoint holds. Set
-    it through `inactive`.
+    it through `inactive`: a number written into the buffer in place has no effect before the next `train()`,
+    `eval()` or `load_state_dict()`.
 
     Args:
         in_channels, out_channels: channels C and O.
@@ -38,7 +40,8 @@ class DGConv2d(nn.Module):
         [N, C, H, W] -> [N, O, Ho, Wo], sizes as for nn.Conv2d.
 
     Raises:
-        DynError: heads do not divide O, nothing is left of C after the squeeze, or keep is not in 0..1.
+        DynError: an argument is out of range, heads do not divide O, or nothing is left of C after the squeeze; the
+            input has other channels than C, or is smaller than the window.
 
     Example:
         >>> layer = DGConv2d(64, 32, 3, padding=1, keep=0.25)
@@ -63,6 +66,15 @@ class DGConv2d(nn.Module):
         keep: float = 0.25,
     ) -> None:
         super().__init__()
+        check_arguments(
+            "DGConv2d",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+        )
         if heads < 1 or out_channels % heads:
             raise DynError(f"DGConv2d: out_channels={out_channels} is not divisible by {heads} heads.")
         if not 0 <= keep <= 1:
@@ -105,6 +117,8 @@ class DGConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, O, Ho, Wo]."""
+        check_input("DGConv2d", x, self.in_channels)
+        check_fits("DGConv2d", x, kernel_size=self.kernel_size, padding=self.padding, dilation=self.dilation)
         h = self.bn(x).relu()
         return dynamic_group_conv2d(
             h,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dyndeploy.errors import DynError
+from dyndeploy.ops._layer import check_arguments, check_fits, check_input
 from dyndeploy.ops._torch import pair
 from dyndeploy.ops.drconv.op import SPEC, dynamic_region_aware_conv2d
 
@@ -37,7 +38,7 @@ class DRConv2d(nn.Module):
         [N, C, H, W] -> [N, O, Ho, Wo], sizes as for nn.Conv2d.
 
     Raises:
-        DynError: the generator is unknown, or regions or bases are out of range.
+        DynError: the generator is unknown, or an argument is out of range.
 
     Example:
         >>> layer = DRConv2d(8, 16, 3, stride=2, padding=1)
@@ -61,6 +62,15 @@ class DRConv2d(nn.Module):
         guide_conv: bool = True,
     ) -> None:
         super().__init__()
+        check_arguments(
+            "DRConv2d",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+        )
         SPEC.attribute("regions").check("DRConv2d", regions)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
@@ -90,8 +100,11 @@ class DRConv2d(nn.Module):
                 does: F.interpolate(guide, size=(Ho, Wo), mode="nearest").
 
         Raises:
-            DynError: there is no guide, or its shape is not that of the output.
+            DynError: there is no guide, or its shape is not that of the output; x has other channels than C, or is
+                smaller than the window.
         """
+        check_input("DRConv2d", x, self.in_channels)
+        check_fits("DRConv2d", x, kernel_size=self.kernel_size, padding=self.padding, dilation=self.dilation)
         if guide is None:
             if self.guide_conv is None:
                 raise DynError(
@@ -158,7 +171,8 @@ class MixGenerator(nn.Module):
         """[N, C, H, W] -> [N, m*O, C*K]."""
         share = self.mixture(x.mean((2, 3))).sigmoid() * (2 / self.bases)
         filters: Tensor = share.reshape(-1, self.regions, self.bases) @ self.weight.flatten(1)
-        return filters.reshape(x.shape[0], self.regions * self.weight.shape[1], -1)
+        out_channels, *columns = self.weight.shape[1:]
+        return filters.reshape(-1, self.regions * out_channels, math.prod(columns))
 
     def extra_repr(self) -> str:
         """The number of banks."""
@@ -182,6 +196,7 @@ class PaperGenerator(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, int], regions: int) -> None:
         super().__init__()
         self.kernel_size, self.rows = kernel_size, regions * out_channels
+        self.columns = in_channels * math.prod(kernel_size)
         self.squeeze = nn.Conv2d(in_channels, regions * regions, 1)
         self.expand = nn.Conv2d(regions * regions, regions * out_channels * in_channels, 1, groups=regions)
 
@@ -190,7 +205,7 @@ class PaperGenerator(nn.Module):
         rows, columns = (_pooling(x, axis, k) for axis, k in zip((2, 3), self.kernel_size))
         pooled = rows @ x @ columns.mT
         filters: Tensor = self.expand(self.squeeze(pooled).sigmoid())  # channels are [region][O][C]
-        return filters.reshape(x.shape[0], self.rows, -1)
+        return filters.reshape(-1, self.rows, self.columns)
 
 
 def _pooling(x: Tensor, axis: int, cells: int) -> Tensor:

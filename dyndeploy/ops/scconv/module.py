@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dyndeploy.errors import DynError
+from dyndeploy.ops._layer import check_arguments, check_input
 from dyndeploy.ops._torch import pair
 from dyndeploy.ops.scconv.op import self_calibrate
 from dyndeploy.ops.scconv.reference import Upsample
@@ -34,7 +35,7 @@ class SCConv2d(nn.Module):
         [N, C, H, W] -> [N, C, ceil(H/stride), ceil(W/stride)]; H and W are at least `pooling`.
 
     Raises:
-        DynError: an argument is out of range, or the input is smaller than `pooling`.
+        DynError: an argument is out of range, or the input has other channels than C or is smaller than `pooling`.
 
     Example:
         >>> SCConv2d(8, stride=2)(torch.zeros(2, 8, 14, 14)).shape
@@ -52,19 +53,12 @@ class SCConv2d(nn.Module):
         split: bool = False,
     ) -> None:
         super().__init__()
+        check_arguments("SCConv2d", channels=channels, stride=stride, dilation=dilation, groups=groups, pooling=pooling)
         self.stride, self.dilation = pair(stride), pair(dilation)
-        for name, smallest in (
-            ("stride", min(self.stride)),
-            ("dilation", min(self.dilation)),
-            ("groups", groups),
-            ("pooling", pooling),
-        ):
-            if smallest < 1:
-                raise DynError(f"SCConv2d: {name}={smallest} is not positive.")
         if upsample not in ("nearest", "bilinear"):
             raise DynError(f"SCConv2d: upsample={upsample!r}.", fix='upsample="nearest" or upsample="bilinear"')
         parts = 2 if split else 1
-        if channels < 1 or channels % (parts * groups):
+        if channels % (parts * groups):
             raise DynError(
                 f"SCConv2d: channels={channels} is not divisible by {parts * groups}.",
                 why=f"groups={groups}, and split={split} makes {parts} part(s) of the channels.",
@@ -84,6 +78,7 @@ class SCConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, ceil(H/stride), ceil(W/stride)]."""
+        check_input("SCConv2d", x, self.channels)
         if x.shape[2] < self.pooling or x.shape[3] < self.pooling:
             raise DynError(
                 f"SCConv2d: the input is {x.shape[2]}x{x.shape[3]}, smaller than pooling={self.pooling}.",

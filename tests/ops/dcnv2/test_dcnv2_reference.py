@@ -13,31 +13,12 @@ from onnx.reference import ReferenceEvaluator
 from torch.nn import functional as F
 
 from dyndeploy.ops.dcnv2.op import SPEC, modulated_deform_conv2d
+from dyndeploy.testing.cases import Case, cases
+from dyndeploy.testing.numeric import compare
 from dyndeploy.testing.single_op import single_op_model
 
-# Anisotropic in everything, so that no height can be taken for a width.
-ANISOTROPIC = {"stride": (2, 1), "padding": (1, 0, 2, 1), "dilation": (1, 2)}
-CASES = {
-    "plain": {},
-    "padded": {"padding": (1, 1, 1, 1)},
-    "anisotropic": dict(kernel=(3, 2), **ANISOTROPIC),
-    "stride along the width": {
-        "kernel": (2, 3),
-        "stride": (1, 3),
-        "padding": (0, 2, 1, 0),
-        "dilation": (2, 1),
-    },
-    "groups": {"groups": 2, "padding": (1, 1, 1, 1)},
-    "offset groups": {"offset_groups": 4, "padding": (1, 1, 1, 1)},
-    "both groups": dict(groups=2, offset_groups=4, kernel=(2, 3), **ANISOTROPIC),
-    "large offsets": {"spread": 8.0, "padding": (1, 1, 1, 1)},
-    "one tap": {"kernel": (1, 1)},
-}
-
-
-def attributes_of(case):
-    """The attributes among the arguments of `draw`."""
-    return {k: v for k, v in case.items() if k in ("stride", "padding", "dilation", "groups", "offset_groups")}
+PADDED = Case.of(SPEC, pads=(1, 1, 1, 1))
+each_case = pytest.mark.parametrize("case", cases(SPEC), ids=str)
 
 
 def naive(
@@ -46,14 +27,14 @@ def naive(
     weight,
     bias,
     *,
-    stride=(1, 1),
-    padding=(0, 0, 0, 0),
-    dilation=(1, 1),
-    groups=1,
-    offset_groups=1,
-    sigmoid=True,
-    mask_scale=1.0,
-    relu=False,
+    stride,
+    padding,
+    dilation,
+    groups,
+    offset_groups,
+    sigmoid,
+    mask_scale,
+    relu,
 ):
     """Eq. 1 as loops. Bilinear interpolation is the kernel of the first paper's eq. 4, over every pixel."""
     x, offset_mask, weight, bias = (np.asarray(t) for t in (x, offset_mask, weight, bias))
@@ -80,97 +61,75 @@ def naive(
     return torch.from_numpy(np.maximum(y, 0) if relu else y)
 
 
-def relative_error(value, truth):
-    return ((torch.as_tensor(np.asarray(value)).double() - truth).norm() / truth.norm()).item()
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@each_case
 def test_agrees_with_naive_loops(draw, case):
-    tensors, attributes = draw(**case), attributes_of(case)
-    torch.testing.assert_close(modulated_deform_conv2d(*tensors, **attributes), naive(*tensors, **attributes))
+    tensors = draw(case)
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))
 
 
-@pytest.mark.parametrize("sigmoid", [True, False])
+@pytest.mark.parametrize("sigmoid", [1, 0])
 @pytest.mark.parametrize("mask_scale", [2.0, -0.5])
-@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("relu", [1, 0])
 def test_mask_and_relu_agree_with_naive_loops(draw, sigmoid, mask_scale, relu):
-    tensors = draw(size=(4, 5))
-    attributes = {"sigmoid": sigmoid, "mask_scale": mask_scale, "relu": relu}
-    torch.testing.assert_close(modulated_deform_conv2d(*tensors, **attributes), naive(*tensors, **attributes))
+    case = Case.of(SPEC, sigmoid=sigmoid, mask_scale=mask_scale, relu=relu, H=4, W=5)
+    tensors = draw(case)
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_agrees_with_naive_loops_on_drawn_attributes(draw, data):
-    def twice(low, high):
-        return st.tuples(st.integers(low, high), st.integers(low, high))
-
-    kernel, dilation = data.draw(twice(1, 3), "kernel"), data.draw(twice(1, 2), "dilation")
-    padding = data.draw(twice(0, 2), "begin") + data.draw(twice(0, 2), "end")
-    smallest = [max(1, d * (k - 1) + 1 - a - b) for d, k, a, b in zip(dilation, kernel, padding, padding[2:])]
-    size = [low + data.draw(st.integers(0, 3), "more") for low in smallest]
-    groups, offset_groups = data.draw(st.sampled_from([1, 2, 4])), data.draw(st.sampled_from([1, 2, 4]))
-    attributes = {
-        "stride": data.draw(twice(1, 3), "stride"),
-        "padding": padding,
-        "dilation": dilation,
-        "groups": groups,
-        "offset_groups": offset_groups,
-    }
-    tensors = draw(
-        n=data.draw(st.integers(1, 2)),
-        o=groups * data.draw(st.integers(1, 2)),
-        size=size,
-        kernel=kernel,
-        spread=data.draw(st.sampled_from([0.0, 0.5, 1.0, 5.0])),
-        seed=data.draw(st.integers(0, 1000)),
-        **attributes,
+def test_agrees_with_naive_loops_on_drawn_attributes(draw, draw_window, data):
+    group = data.draw(st.sampled_from([1, 2, 4]), "group")
+    case = Case.of(
+        SPEC,
+        **draw_window(data),
+        group=group,
+        offset_group=data.draw(st.sampled_from([1, 2, 4]), "offset_group"),
+        sigmoid=data.draw(st.integers(0, 1), "sigmoid"),
+        mask_scale=data.draw(st.sampled_from([1.0, 2.0]), "mask_scale"),
+        N=data.draw(st.integers(1, 2), "N"),
+        O=group * data.draw(st.integers(1, 2), "rows"),
     )
-    attributes |= {"sigmoid": data.draw(st.booleans()), "mask_scale": data.draw(st.sampled_from([1.0, 2.0]))}
-    torch.testing.assert_close(modulated_deform_conv2d(*tensors, **attributes), naive(*tensors, **attributes))
+    tensors = draw(case, data.draw(st.integers(0, 1000), "seed"))
+    offsets_of(tensors).mul_(data.draw(st.sampled_from([0.0, 0.3, 1.0, 3.0]), "spread"))
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))
 
 
-def standard_model(attributes):
-    names = {
-        "stride": "strides",
-        "padding": "pads",
-        "dilation": "dilations",
-        "groups": "group",
-        "offset_groups": "offset_group",
-    }
-    return single_op_model(SPEC, {names[k]: v for k, v in attributes.items()})
+def offsets_of(tensors):
+    """A view of the offsets, without the masks."""
+    return tensors[1][:, : tensors[1].shape[1] // 3 * 2]
 
 
-def feeds(tensors):
-    return {t.name: value.float().numpy() for t, value in zip(SPEC.inputs, tensors)}
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_agrees_with_onnx_reference_evaluator(draw, case):
+@each_case
+def test_agrees_with_onnx_reference_evaluator(case):
     """It is right for every attribute; it is not for maps of one row or column (it divides by size - 1)."""
-    tensors, attributes = draw(**{"n": 1, "c": 4, "o": 2, "size": (4, 5), **case}), attributes_of(case)
-    (y,) = ReferenceEvaluator(standard_model(attributes)).run(None, feeds(tensors))
-    assert relative_error(y, modulated_deform_conv2d(*tensors, **attributes)) < 1e-6
+    feeds = case.draw(dtype="float32", N=1, O=2, H=4, W=5)
+    (y,) = ReferenceEvaluator(single_op_model(SPEC, case.attributes)).run(None, feeds)
+    assert compare(y, truth_of(case, feeds)).relative_l2 < 1e-6
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_agrees_with_onnxruntime_deform_conv(draw, case):
-    tensors, attributes = draw(**case), attributes_of(case)
-    session = onnxruntime.InferenceSession(standard_model(attributes).SerializeToString())
-    (y,) = session.run(None, feeds(tensors))
-    assert relative_error(y, modulated_deform_conv2d(*tensors, **attributes)) < 2e-6
+@each_case
+def test_agrees_with_onnxruntime_deform_conv(case):
+    feeds = case.draw(dtype="float32")
+    session = onnxruntime.InferenceSession(single_op_model(SPEC, case.attributes).SerializeToString())
+    (y,) = session.run(None, feeds)
+    assert compare(y, truth_of(case, feeds)).relative_l2 < 2e-6
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def truth_of(case, feeds):
+    return case.run(*(torch.from_numpy(a).double() for a in feeds.values())).numpy()
+
+
+@each_case
 def test_without_offsets_it_is_a_convolution(draw, case):
-    x, offset_mask, weight, bias = draw(**{**case, "spread": 0.0})
-    attributes = attributes_of(case)
-    offset_mask[:, offset_mask.shape[1] // 3 * 2 :] = 1.0
-    top, left, bottom, right = attributes.pop("padding", (0, 0, 0, 0))
-    attributes.pop("offset_groups", None)
-    expected = F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, **attributes)
-    y = modulated_deform_conv2d(x, offset_mask, weight, bias, **attributes_of(case), sigmoid=False)
-    torch.testing.assert_close(y, expected)
+    x, offset_mask, weight, bias = tensors = draw(case)
+    offset_mask[:] = 1.0
+    offsets_of(tensors)[:] = 0.0
+    attributes = {**case.keywords, "sigmoid": False, "mask_scale": 1.0, "relu": False}
+    top, left, bottom, right = attributes["padding"]
+    window = {name: attributes[name] for name in ("stride", "dilation", "groups")}
+    expected = F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, **window)
+    torch.testing.assert_close(modulated_deform_conv2d(*tensors, **attributes), expected)
 
 
 def sample_at(x, h, v):
@@ -199,18 +158,19 @@ def test_border_rule():
 @pytest.mark.parametrize("offset", [math.nan, math.inf, -math.inf, 1e300, -1e300, 3e9])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_offsets_that_reach_nothing_contribute_nothing(draw, offset, axis):
-    x, offset_mask, weight, bias = draw(offset_groups=2, padding=(1, 1, 1, 1))
-    offset_mask[0, 2 * 5 + axis] = offset  # tap 5 of group 0 of sample 0
-    y = modulated_deform_conv2d(x, offset_mask, weight, bias, padding=1, offset_groups=2)
-    torch.testing.assert_close(y, naive(x, offset_mask, weight, bias, padding=(1, 1, 1, 1), offset_groups=2))
+    case = Case.of(SPEC, pads=(1, 1, 1, 1), offset_group=2)
+    tensors = draw(case)
+    tensors[1][0, 2 * 5 + axis] = offset  # tap 5 of group 0 of sample 0
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_pixels_that_no_sample_reaches_do_not_matter(draw, value):
     """Not even when they are not finite: an overflow in one corner must not spread along the border."""
-    x, offset_mask, weight, bias = draw(padding=(1, 1, 1, 1), spread=0.0)
-    x[:, :, 0, 0] = value
-    y = modulated_deform_conv2d(x, offset_mask, weight, bias, padding=1)
+    tensors = draw(PADDED)
+    offsets_of(tensors)[:] = 0.0
+    tensors[0][:, :, 0, 0] = value
+    y = PADDED.run(*tensors)
     finite = torch.ones_like(y, dtype=torch.bool)
     finite[:, :, :2, :2] = False
     assert torch.equal(y.isfinite(), finite)
@@ -218,10 +178,20 @@ def test_pixels_that_no_sample_reaches_do_not_matter(draw, value):
 
 @pytest.mark.parametrize("size", [(1, 5), (5, 1), (1, 1)])
 def test_maps_of_one_row_or_column(draw, size):
-    tensors = draw(size=size, padding=(1, 1, 1, 1))
-    torch.testing.assert_close(modulated_deform_conv2d(*tensors, padding=1), naive(*tensors, padding=(1, 1, 1, 1)))
+    tensors = draw(PADDED, H=size[0], W=size[1])
+    torch.testing.assert_close(PADDED.run(*tensors), naive(*tensors, **PADDED.keywords))
 
 
-def test_empty_batch(draw):
-    x, offset_mask, weight, bias = draw(padding=(1, 1, 1, 1))
-    assert modulated_deform_conv2d(x[:0], offset_mask[:0], weight, bias, padding=1).shape == (0, 6, 7, 6)
+def test_pixels_beyond_two_to_the_24_are_the_right_ones():
+    """float32 holds no index above 2^24: positions are integers."""
+    height, width = 4100, 4099
+    x = torch.arange(height * width, dtype=torch.float32).remainder_(251).reshape(1, 1, height, width)
+    rows = slice(height - 4, height)
+    offset_mask = torch.zeros(1, 3, 4, width)
+    offset_mask[:, 0] = height - 4
+    offset_mask[:, 2] = 1
+    y = modulated_deform_conv2d(
+        x[:, :, :, :], offset_mask, torch.ones(1, 1, 1, 1), stride=(height // 4 + 1, 1), sigmoid=False
+    )
+    assert y.shape == (1, 1, 4, width)
+    assert torch.equal(y[0, 0, 0], x[0, 0, rows][0])

@@ -11,25 +11,10 @@ from torch.nn import functional as F
 
 from dyndeploy.errors import DynError
 from dyndeploy.ops.ddf import reference
-from dyndeploy.ops.ddf.op import decoupled_dynamic_filter
+from dyndeploy.ops.ddf.op import SPEC, decoupled_dynamic_filter
+from dyndeploy.testing.cases import Case, cases
 
-# Anisotropic in everything, so that no height can be taken for a width.
-ANISOTROPIC = {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 0, 2, 1), "dilation": (1, 2)}
-CASES = {
-    "plain": {"kernel_size": (3, 3)},
-    "padded": {"kernel_size": (3, 3), "padding": (1, 1, 1, 1)},
-    "anisotropic": ANISOTROPIC,
-    "stride along the width": {"kernel_size": (2, 3), "stride": (1, 3), "padding": (0, 2, 1, 0), "dilation": (2, 1)},
-    "heads": {"kernel_size": (3, 3), "heads": 2, "spatial_gain": 0.5},
-    "a head per channel": {"kernel_size": (1, 3), "heads": 4},
-    "sum of filters": dict(**ANISOTROPIC, heads=2, combine="add", spatial_gain=-2.0),
-    "no FilterNorm": dict(**ANISOTROPIC, filter_norm=False, spatial_gain=0.5),
-    "no FilterNorm, sum": dict(**ANISOTROPIC, filter_norm=False, combine="add", spatial_gain=0.5),
-    "one tap": {"kernel_size": (1, 1), "filter_norm": False},
-    "two sub-pixels per axis": dict(**ANISOTROPIC, heads=2, scale=2),
-    "three sub-pixels per axis": {"kernel_size": (2, 1), "scale": 3, "combine": "add"},
-    "relu": {"kernel_size": (3, 3), "relu": True},
-}
+ANISOTROPIC = Case.of(SPEC, kernel=(3, 2), strides=(2, 1), pads=(1, 0, 2, 1), dilations=(1, 2), filter_norm=0)
 
 
 def naive(
@@ -39,15 +24,15 @@ def naive(
     channel_gain,
     *,
     kernel_size,
-    stride=(1, 1),
-    padding=(0, 0, 0, 0),
-    dilation=(1, 1),
-    heads=1,
-    scale=1,
-    combine="mul",
-    filter_norm=True,
-    spatial_gain=1.0,
-    relu=False,
+    stride,
+    padding,
+    dilation,
+    heads,
+    scale,
+    combine,
+    filter_norm,
+    spatial_gain,
+    relu,
 ):
     """Eq. 2 and 3 as loops over every output value, in numpy."""
     x, channel_filter, spatial_filter, channel_gain = (
@@ -67,7 +52,7 @@ def naive(
         channel = norm(channel_filter[b, begin : begin + k]) * channel_gain[begin : begin + k]
         begin = (r * heads + ci * heads // c) * k
         spatial = norm(spatial_filter[b, begin : begin + k, i, j]) * spatial_gain
-        taps = channel * spatial if combine == "mul" else channel + spatial
+        taps = channel + spatial if combine else channel * spatial
         total = 0.0
         for t, tap in enumerate(taps):
             h = i * stride[0] - padding[0] + t // kw * dilation[0]
@@ -78,41 +63,34 @@ def naive(
     return torch.from_numpy(y)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", cases(SPEC), ids=str)
 def test_agrees_with_naive_loops(draw, case):
-    tensors = draw(size=(5, 6), **case)
-    torch.testing.assert_close(decoupled_dynamic_filter(*tensors, **case), naive(*tensors, **case))
-
-
-@st.composite
-def attributes(draw):
-    kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    return {
-        "kernel_size": kernel,
-        "stride": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
-        "padding": draw(st.tuples(*[st.integers(0, 2)] * 4)),
-        "dilation": draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
-        "heads": draw(st.sampled_from([1, 2, 4])),
-        "scale": draw(st.integers(1, 2)),
-        "combine": draw(st.sampled_from(["mul", "add"])),
-        "filter_norm": draw(st.booleans()) and kernel != (1, 1),
-        "spatial_gain": draw(st.sampled_from([1.0, 0.5, -2.0])),
-        "relu": draw(st.booleans()),
-    }
+    tensors = draw(case, H=5, W=6)
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
-@given(case=attributes(), size=st.tuples(st.integers(5, 7), st.integers(5, 7)))
-def test_any_attributes(draw, case, size):
-    tensors = draw(n=1, size=size, **case)
-    torch.testing.assert_close(decoupled_dynamic_filter(*tensors, **case), naive(*tensors, **case))
+@given(data=st.data())
+def test_agrees_with_naive_loops_on_drawn_attributes(draw, draw_window, data):
+    window = draw_window(data)
+    case = Case.of(
+        SPEC,
+        **window,
+        heads=data.draw(st.sampled_from([1, 2, 4]), "heads"),
+        scale=data.draw(st.integers(1, 2), "scale"),
+        combine=data.draw(st.integers(0, 1), "combine"),
+        filter_norm=int(data.draw(st.booleans(), "filter_norm") and window["kernel"] != (1, 1)),
+        spatial_gain=data.draw(st.sampled_from([1.0, 0.5, -2.0]), "spatial_gain"),
+        relu=data.draw(st.integers(0, 1), "relu"),
+        N=1,
+    )
+    tensors = draw(case)
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))
 
 
 def test_channel_filters_alone_are_a_depthwise_convolution(draw):
-    x, channel_filter, spatial_filter, channel_gain = draw(**ANISOTROPIC)
-    y = decoupled_dynamic_filter(
-        x, channel_filter, torch.ones_like(spatial_filter), channel_gain, **ANISOTROPIC, filter_norm=False
-    )
+    x, channel_filter, spatial_filter, channel_gain = draw(ANISOTROPIC)
+    y = ANISOTROPIC.run(x, channel_filter, torch.ones_like(spatial_filter), channel_gain)
     weights = (channel_filter * channel_gain).reshape(-1, 1, 3, 2)
     padded = F.pad(x, (0, 1, 1, 2)).flatten(0, 1)[None]
     expected = F.conv2d(padded, weights, None, (2, 1), 0, (1, 2), groups=len(weights))
@@ -121,7 +99,7 @@ def test_channel_filters_alone_are_a_depthwise_convolution(draw):
 
 def test_filters_of_one_pixel_are_a_plain_convolution(draw):
     """Constant in space, and in the product with ones: what is left is an ordinary cross-correlation."""
-    x, channel_filter, spatial_filter, _ = draw(n=1, kernel_size=(3, 3))
+    x, channel_filter, spatial_filter, _ = draw(Case.of(SPEC, N=1))
     spatial_filter[:] = spatial_filter[:, :, :1, :1]
     y = decoupled_dynamic_filter(x, torch.ones_like(channel_filter), spatial_filter, kernel_size=3, filter_norm=False)
     weight = spatial_filter[0, :, 0, 0].reshape(1, 1, 3, 3).repeat(4, 1, 1, 1)
@@ -132,7 +110,7 @@ def test_filters_of_one_pixel_are_a_plain_convolution(draw):
 def test_up_is_one_filter_per_sub_pixel(draw, combine):
     """As the official code: s*s independent filters, stacked behind each channel, then a pixel shuffle."""
     case = {"kernel_size": (3, 3), "padding": (1, 1, 1, 1), "heads": 2, "combine": combine, "spatial_gain": 0.5}
-    x, channel_filter, spatial_filter, channel_gain = draw(**case, scale=2)
+    x, channel_filter, spatial_filter, channel_gain = draw(Case.of(SPEC, pads=(1, 1, 1, 1), heads=2, scale=2))
     parts = zip(channel_filter.chunk(4, 1), spatial_filter.chunk(4, 1), channel_gain.chunk(4))
     branches = [decoupled_dynamic_filter(x, *part, **case) for part in parts]
     expected = F.pixel_shuffle(torch.stack(branches, dim=2).flatten(1, 2), 2)
@@ -143,19 +121,19 @@ def test_up_is_one_filter_per_sub_pixel(draw, combine):
 @pytest.mark.parametrize(("size", "out"), [((7, 5), (4, 3)), ((6, 5), (3, 3)), ((1, 2), (1, 1))])
 def test_odd_sizes_are_rounded_up(draw, size, out):
     """The official code rounds down, and fails on its own spatial filters."""
-    case = {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)}
-    assert decoupled_dynamic_filter(*draw(size=size, **case), **case).shape == (2, 4, *out)
+    case = Case.of(SPEC, strides=(2, 2), pads=(1, 1, 1, 1), H=size[0], W=size[1])
+    assert case.run(*draw(case)).shape == (2, 4, *out)
 
 
 def test_filter_norm_forgets_scale_and_shift(draw):
-    x, channel_filter, spatial_filter, channel_gain = draw()
+    x, channel_filter, spatial_filter, channel_gain = draw(Case.of(SPEC))
     y = decoupled_dynamic_filter(x, channel_filter, spatial_filter, channel_gain, kernel_size=3)
     other = decoupled_dynamic_filter(x, 3 * channel_filter + 2, 0.1 * spatial_filter - 5, channel_gain, kernel_size=3)
     torch.testing.assert_close(y, other)
 
 
 def test_constant_filters_are_zero_after_filter_norm(draw):
-    x, channel_filter, spatial_filter, channel_gain = (t.requires_grad_() for t in draw())
+    x, channel_filter, spatial_filter, channel_gain = (t.requires_grad_() for t in draw(Case.of(SPEC)))
     y = decoupled_dynamic_filter(x, channel_filter, spatial_filter * 0 + 0.5, channel_gain, kernel_size=3)
     assert not y.any()
     y.sum().backward()
@@ -163,7 +141,6 @@ def test_constant_filters_are_zero_after_filter_norm(draw):
 
 
 def test_one_tap_has_no_filter_norm(draw):
-    tensors = draw(kernel_size=(1, 1))
-    case = {"kernel_size": (1, 1), "stride": (1, 1), "padding": (0,) * 4, "dilation": (1, 1), "heads": 1, "scale": 1}
+    case = Case.of(SPEC, kernel=(1, 1))
     with pytest.raises(DynError, match=r"kernel_size=\(1, 1\) with filter_norm=True"):
-        reference.forward(*tensors, **case, combine=False, filter_norm=True, spatial_gain=1.0, relu=False)
+        reference.forward(*draw(case), **case.keywords)

@@ -201,6 +201,14 @@ def test_a_meta_layer_is_filled_by_loading(x):
     assert torch.equal(empty(x), layer(x))
 
 
+def test_a_number_in_the_buffer_counts_from_the_next_eval(x):
+    layer = layer_of()
+    before = layer(x)
+    layer.inactive_channels.fill_(1)
+    assert torch.equal(layer(x), before)
+    torch.testing.assert_close(layer.eval()(x), official(layer, x, 1))
+
+
 def test_a_moving_average_follows_the_schedule(x):
     """torch copies the buffer in place, behind the property's back; eval() notices."""
     layer = layer_of()

@@ -1,6 +1,7 @@
 """The reference against loops and against plain convolutions, and its rule of what is kept."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,42 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from dyndeploy.ops.dgc.op import dynamic_group_conv2d
+from dyndeploy.ops.dgc.op import SPEC, dynamic_group_conv2d
 from dyndeploy.ops.dgc.reference import kept
+from dyndeploy.testing.cases import Case, cases
 
-# Anisotropic in everything, so that no height can be taken for a width.
-ANISOTROPIC = {"stride": (2, 1), "padding": (1, 0, 2, 1), "dilation": (1, 2)}
-CASES = {
-    "nothing dropped": {},
-    "padded": {"padding": (1, 1, 1, 1), "inactive": 6},
-    "anisotropic": dict(kernel=(3, 2), **ANISOTROPIC, inactive=3),
-    "stride along the width": {
-        "kernel": (2, 3),
-        "stride": (1, 3),
-        "padding": (0, 2, 1, 0),
-        "dilation": (2, 1),
-        "heads": 2,
-        "inactive": 5,
-    },
-    "one head": {"heads": 1, "inactive": 4},
-    "as many heads as outputs": {"heads": 8, "inactive": 4},
-    "one channel kept at most": {"inactive": 7},
-    "everything dropped": {"inactive": 8},
-    "threshold": {"inactive": -1, "threshold": 0.75},
-    "threshold without inactive is not read": {"inactive": 2, "threshold": 100.0},
-    "no shuffle": {"inactive": 3, "shuffle": False},
-    "one tap": {"kernel": (1, 1), "inactive": 6},
-}
-
-
-def attributes_of(case):
-    """The attributes in a case; what `draw` alone takes is left out."""
-    return {k: v for k, v in case.items() if k != "kernel"}
-
-
-def drawn(draw, case, **more):
-    """Inputs for a case."""
-    return draw(**{k: v for k, v in case.items() if k in ("kernel", "heads")}, **more)
+PLAIN = Case.of(SPEC, C=8)
 
 
 def naive(
@@ -53,14 +23,14 @@ def naive(
     weight,
     bias,
     *,
-    stride=(1, 1),
-    padding=(0, 0, 0, 0),
-    dilation=(1, 1),
-    heads=4,
-    inactive=0,
-    threshold=0.0,
-    shuffle=True,
-    relu=False,
+    stride,
+    padding,
+    dilation,
+    heads,
+    inactive,
+    threshold,
+    shuffle,
+    relu,
 ):
     """The definition as loops in float64: a dropped channel is not looked at."""
     x, saliency, weight, bias = (np.asarray(t) for t in (x, saliency, weight, bias))
@@ -83,43 +53,32 @@ def naive(
     return torch.from_numpy(np.maximum(y, 0) if relu else y)
 
 
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("relu", [0, 1])
+@pytest.mark.parametrize("case", cases(SPEC), ids=str)
 def test_agrees_with_naive_loops(draw, case, relu):
-    tensors, attributes = drawn(draw, case, n=1, size=(5, 6)), attributes_of(case) | {"relu": relu}
-    torch.testing.assert_close(dynamic_group_conv2d(*tensors, **attributes), naive(*tensors, **attributes))
+    case = replace(case, attributes={**case.attributes, "relu": relu})
+    tensors = draw(case, N=1, H=5, W=6)
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_agrees_with_naive_loops_on_drawn_attributes(draw, data):
-    def twice(low, high):
-        return st.tuples(st.integers(low, high), st.integers(low, high))
-
-    kernel, dilation = data.draw(twice(1, 3), "kernel"), data.draw(twice(1, 2), "dilation")
-    padding = data.draw(twice(0, 2), "begin") + data.draw(twice(0, 2), "end")
-    smallest = [max(1, d * (k - 1) + 1 - a - b) for d, k, a, b in zip(dilation, kernel, padding, padding[2:])]
-    c, heads = data.draw(st.integers(1, 6), "c"), data.draw(st.sampled_from([1, 2, 3]), "heads")
-    tensors = draw(
-        n=data.draw(st.integers(1, 2), "n"),
-        c=c,
-        o=heads * data.draw(st.integers(1, 2), "rows"),
-        size=[low + data.draw(st.integers(0, 2), "more") for low in smallest],
-        kernel=kernel,
+def test_agrees_with_naive_loops_on_drawn_attributes(draw, draw_window, data):
+    channels, heads = data.draw(st.integers(1, 6), "C"), data.draw(st.sampled_from([1, 2, 3]), "heads")
+    case = Case.of(
+        SPEC,
+        **draw_window(data),
         heads=heads,
-        seed=data.draw(st.integers(0, 1000), "seed"),
+        inactive=data.draw(st.integers(-1, channels), "inactive"),
+        threshold=data.draw(st.sampled_from([0.0, 0.5, 0.6]), "threshold"),
+        shuffle=data.draw(st.integers(0, 1), "shuffle"),
+        relu=data.draw(st.integers(0, 1), "relu"),
+        N=data.draw(st.integers(1, 2), "N"),
+        C=channels,
+        O=heads * data.draw(st.integers(1, 2), "rows"),
     )
-    attributes = {
-        "stride": data.draw(twice(1, 3), "stride"),
-        "padding": padding,
-        "dilation": dilation,
-        "heads": heads,
-        "inactive": data.draw(st.integers(-1, c), "inactive"),
-        "threshold": data.draw(st.sampled_from([0.0, 0.5, 0.6]), "threshold"),
-        "shuffle": data.draw(st.booleans(), "shuffle"),
-        "relu": data.draw(st.booleans(), "relu"),
-    }
-    torch.testing.assert_close(dynamic_group_conv2d(*tensors, **attributes), naive(*tensors, **attributes))
+    tensors = draw(case, data.draw(st.integers(0, 1000), "seed"))
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))
 
 
 def test_kept_channels():
@@ -140,7 +99,7 @@ def test_kept_channels():
 
 def test_kept_is_what_the_convolution_reads(draw):
     """A change of a dropped channel changes nothing, one of a kept channel does."""
-    x, saliency, weight, bias = draw(n=1, o=4)
+    x, saliency, weight, bias = draw(PLAIN, N=1, O=4)
     attributes = {"inactive": 3, "shuffle": False}
     y = dynamic_group_conv2d(x, saliency, weight, bias, **attributes)
     reads = torch.zeros(4, 8, dtype=torch.bool)
@@ -153,7 +112,7 @@ def test_kept_is_what_the_convolution_reads(draw):
 
 @pytest.mark.parametrize("inactive", range(9))
 def test_without_ties_exactly_so_many_are_dropped(draw, inactive):
-    _, saliency, _, _ = draw(distinct=True)
+    _, saliency, _, _ = draw(PLAIN, ties=False)
     mask = kept(saliency, 4, inactive, 0.0)
     assert mask.shape == (2, 4, 8)
     assert (mask.sum(2) == 8 - inactive).all()
@@ -161,13 +120,13 @@ def test_without_ties_exactly_so_many_are_dropped(draw, inactive):
 
 def test_zeros_are_dropped_with_the_first_of_them(draw):
     """All channels of a fresh ReLU may be zero: then nothing is kept as soon as one is to be dropped."""
-    x, saliency, weight, bias = draw(n=1)
+    x, saliency, weight, bias = draw(PLAIN, N=1)
     y = dynamic_group_conv2d(x, saliency * 0, weight, bias, inactive=1, shuffle=False)
     assert torch.equal(y, bias[:, None, None].expand_as(y[0])[None])
 
 
 def test_saliencies_of_one_are_a_convolution(draw):
-    x, saliency, weight, bias = draw()
+    x, saliency, weight, bias = draw(PLAIN)
     ones = torch.ones_like(saliency)
     y = dynamic_group_conv2d(x, ones, weight, bias, padding=1, shuffle=False)
     torch.testing.assert_close(y, F.conv2d(x, weight, bias, padding=1))
@@ -175,7 +134,7 @@ def test_saliencies_of_one_are_a_convolution(draw):
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 8])
 def test_shuffle_is_channel_shuffle(draw, heads):
-    x, saliency, weight, bias = draw(heads=heads)
+    x, saliency, weight, bias = draw(Case.of(SPEC, heads=heads, C=8))
     rows = dynamic_group_conv2d(x, saliency, weight, bias, heads=heads, shuffle=False)
     y = dynamic_group_conv2d(x, saliency, weight, bias, heads=heads)
     torch.testing.assert_close(y, F.channel_shuffle(rows, heads))
@@ -183,10 +142,6 @@ def test_shuffle_is_channel_shuffle(draw, heads):
 
 @pytest.mark.parametrize("size", [(1, 5), (5, 1), (1, 1)])
 def test_maps_of_one_row_or_column(draw, size):
-    tensors, attributes = draw(size=size), {"padding": (1, 1, 1, 1), "inactive": 3}
-    torch.testing.assert_close(dynamic_group_conv2d(*tensors, **attributes), naive(*tensors, **attributes))
-
-
-def test_empty_batch(draw):
-    x, saliency, weight, bias = draw()
-    assert dynamic_group_conv2d(x[:0], saliency[:0], weight, bias, inactive=3).shape == (0, 8, 5, 4)
+    case = Case.of(SPEC, pads=(1, 1, 1, 1), inactive=3, C=8, H=size[0], W=size[1])
+    tensors = draw(case)
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))

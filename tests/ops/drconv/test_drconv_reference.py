@@ -1,6 +1,7 @@
 """The reference against loops and against plain convolutions, and its tie rule."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,31 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from dyndeploy.ops.drconv.op import dynamic_region_aware_conv2d
+from dyndeploy.ops.drconv.op import SPEC, dynamic_region_aware_conv2d
 from dyndeploy.ops.drconv.reference import regions_of
-
-# Anisotropic in everything, so that no height can be taken for a width.
-CASES = {
-    "plain": {},
-    "padded": {"padding": (1, 1, 1, 1)},
-    "anisotropic": {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 0, 2, 1), "dilation": (1, 2)},
-    "stride along the width": {
-        "kernel_size": (2, 3),
-        "stride": (1, 3),
-        "padding": (0, 2, 1, 0),
-        "dilation": (2, 1),
-        "regions": 3,
-    },
-    "one tap": {"kernel_size": (1, 1)},
-    "one region": {"regions": 1},
-    "thirty-two regions": {"regions": 32, "kernel_size": (1, 2)},
-}
-
-
-def attributes_of(case):
-    """The attributes among the arguments of `draw`."""
-    names = ("kernel_size", "stride", "padding", "dilation", "regions")
-    return {"kernel_size": (3, 3)} | {k: v for k, v in case.items() if k in names}
+from dyndeploy.testing.cases import Case, cases
 
 
 def naive(
@@ -43,11 +22,11 @@ def naive(
     bias,
     *,
     kernel_size,
-    stride=(1, 1),
-    padding=(0, 0, 0, 0),
-    dilation=(1, 1),
-    regions=8,
-    relu=False,
+    stride,
+    padding,
+    dilation,
+    regions,
+    relu,
 ):
     """The definition as loops in float64."""
     x, filters, guide, bias = (np.asarray(t) for t in (x, filters, guide, bias))
@@ -69,44 +48,33 @@ def naive(
     return torch.from_numpy(np.maximum(y, 0) if relu else y)
 
 
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("relu", [0, 1])
+@pytest.mark.parametrize("case", cases(SPEC), ids=str)
 def test_agrees_with_naive_loops(draw, case, relu):
-    tensors, attributes = draw(**case), attributes_of(case) | {"relu": relu}
-    torch.testing.assert_close(dynamic_region_aware_conv2d(*tensors, **attributes), naive(*tensors, **attributes))
+    case = replace(case, attributes={**case.attributes, "relu": relu})
+    tensors = draw(case)
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_agrees_with_naive_loops_on_drawn_attributes(draw, data):
-    def twice(low, high):
-        return st.tuples(st.integers(low, high), st.integers(low, high))
-
-    kernel_size, dilation = data.draw(twice(1, 3), "kernel_size"), data.draw(twice(1, 2), "dilation")
-    padding = data.draw(twice(0, 2), "begin") + data.draw(twice(0, 2), "end")
-    smallest = [max(1, d * (k - 1) + 1 - a - b) for d, k, a, b in zip(dilation, kernel_size, padding, padding[2:])]
-    attributes = {
-        "kernel_size": kernel_size,
-        "stride": data.draw(twice(1, 3), "stride"),
-        "padding": padding,
-        "dilation": dilation,
-        "regions": data.draw(st.integers(1, 5), "regions"),
-    }
-    tensors = draw(
-        n=data.draw(st.integers(1, 2), "n"),
-        c=data.draw(st.integers(1, 3), "c"),
-        o=data.draw(st.integers(1, 3), "o"),
-        size=[low + data.draw(st.integers(0, 3), "more") for low in smallest],
-        seed=data.draw(st.integers(0, 1000), "seed"),
-        **attributes,
+def test_agrees_with_naive_loops_on_drawn_attributes(draw, draw_window, data):
+    case = Case.of(
+        SPEC,
+        **draw_window(data),
+        regions=data.draw(st.integers(1, 5), "regions"),
+        relu=data.draw(st.integers(0, 1), "relu"),
+        N=data.draw(st.integers(1, 2), "N"),
+        C=data.draw(st.integers(1, 3), "C"),
+        O=data.draw(st.integers(1, 3), "O"),
     )
-    attributes["relu"] = data.draw(st.booleans(), "relu")
-    torch.testing.assert_close(dynamic_region_aware_conv2d(*tensors, **attributes), naive(*tensors, **attributes))
+    tensors = draw(case, data.draw(st.integers(0, 1000), "seed"))
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))
 
 
 @pytest.mark.parametrize("region", range(3))
 def test_one_region_everywhere_is_a_convolution(draw, region):
-    x, filters, guide, bias = draw(n=1, regions=3)
+    x, filters, guide, bias = draw(Case.of(SPEC, regions=3, N=1, C=3, O=5))
     guide[:, region] += 10
     weight = filters.reshape(3, 5, 3, 3, 3)[region]
     y = dynamic_region_aware_conv2d(x, filters, guide, bias, kernel_size=3, regions=3)
@@ -130,7 +98,7 @@ def test_the_first_of_equal_logits_wins(dtype, memory_format):
 
 def test_the_window_reaches_into_other_regions(draw):
     """The filter is that of the output pixel: a pixel of another region still contributes."""
-    x, filters, guide, bias = draw(n=1, padding=(1, 1, 1, 1), regions=2)
+    x, filters, guide, bias = draw(Case.of(SPEC, pads=(1, 1, 1, 1), regions=2, N=1, C=3, O=5))
     guide[:] = 0
     guide[:, 1, :, 3:] = 1
     left, right = (F.conv2d(x, weight, bias, padding=1) for weight in filters.reshape(2, 5, 3, 3, 3))
@@ -140,7 +108,7 @@ def test_the_window_reaches_into_other_regions(draw):
 
 def test_filters_of_other_regions_do_not_matter(draw):
     """Not even when they are not finite."""
-    x, filters, guide, bias = draw(regions=2)
+    x, filters, guide, bias = draw(Case.of(SPEC, regions=2, O=5))
     guide[:, 0] += 10
     expected = dynamic_region_aware_conv2d(x, filters, guide, bias, kernel_size=3, regions=2)
     filters[:, 5:] = torch.nan
@@ -149,12 +117,6 @@ def test_filters_of_other_regions_do_not_matter(draw):
 
 @pytest.mark.parametrize("size", [(1, 5), (5, 1), (1, 1)])
 def test_maps_of_one_row_or_column(draw, size):
-    tensors = draw(size=size, padding=(1, 1, 1, 1))
-    attributes = {"kernel_size": (3, 3), "padding": (1, 1, 1, 1)}
-    torch.testing.assert_close(dynamic_region_aware_conv2d(*tensors, **attributes), naive(*tensors, **attributes))
-
-
-def test_empty_batch(draw):
-    x, filters, guide, bias = draw()
-    y = dynamic_region_aware_conv2d(x[:0], filters[:0], guide[:0], bias, kernel_size=3)
-    assert y.shape == (0, 5, 5, 4)
+    case = Case.of(SPEC, pads=(1, 1, 1, 1), H=size[0], W=size[1])
+    tensors = draw(case)
+    torch.testing.assert_close(case.run(*tensors), naive(*tensors, **case.keywords))
