@@ -46,10 +46,11 @@ from dyndeploy.graph.fuse_relu import FuseRelu
 from dyndeploy.graph.name_dims import NameDims
 from dyndeploy.graph.widen_predictor import WidenPredictor
 from dyndeploy.runtimes.program import Program
+from dyndeploy.runtimes.quiet import quiet
 from dyndeploy.tensors import POINTS, Point, TensorSpec, seeded_arrays, sizes_at
 from dyndeploy.tracing.lower import lower
 from dyndeploy.tracing.signature import DimValue, ExampleInputs, Shape
-from dyndeploy.tracing.trace import Traced, quiet, trace
+from dyndeploy.tracing.trace import Traced, trace
 
 Body = Literal["standard", "gridsample"]
 BODIES: tuple[Body, ...] = ("standard", "gridsample")

@@ -23,6 +23,7 @@ except ModuleNotFoundError:
 
 import dyndeploy.ops.all  # noqa: F401  # a program cannot be loaded before its custom ops are registered
 from dyndeploy.ops._spec import OpSpec, custom_ops
+from dyndeploy.runtimes.quiet import quiet
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -74,7 +75,8 @@ class Program:
     def load_in(cls, path: str | os.PathLike[str], dtypes: Sequence[str]) -> list[Program]:
         """Read a model.pt2 once, for several dtypes; see `load`."""
         try:
-            exported = torch.export.load(os.fspath(path))
+            with quiet():
+                exported = torch.export.load(os.fspath(path))
             return [cls(exported, dtype) for dtype in dtypes]
         except Exception as error:  # torch raises anything from KeyError to its own errors here
             raise DynError(

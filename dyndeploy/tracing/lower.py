@@ -17,7 +17,7 @@ from dyndeploy.graph._rewrite import REFERENCE, SOURCE, custom_nodes
 from dyndeploy.ops._onnx import OPSET
 from dyndeploy.ops._spec import custom_ops
 from dyndeploy.ops._torch import torch_op
-from dyndeploy.tracing.trace import quiet
+from dyndeploy.runtimes.quiet import quiet
 
 _FX_NODE = "pkg.torch.onnx.fx_node"
 _SCOPES = "pkg.torch.onnx.name_scopes"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 import io
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -22,16 +22,9 @@ from torch.utils import _pytree as pytree
 import dyndeploy.ops.all  # noqa: F401
 from dyndeploy.errors import DynError
 from dyndeploy.ops.dcnv2.op import decompose_torchvision
+from dyndeploy.runtimes.quiet import quiet
 from dyndeploy.tensors import Dim, TensorSpec, seeded_arrays, sizes_at, split_multiple
 from dyndeploy.tracing.signature import DimValue, ExampleInputs, Shape, flat_examples, input_names, input_specs
-
-#: Loggers that say what the user cannot act on, or what the error that follows says too -> the level they still have.
-_LOGGERS = {
-    "torch.onnx._internal.exporter._registration": logging.ERROR,  # "torchvision is not installed"
-    "torch.fx.experimental.symbolic_shapes": logging.ERROR,  # "Unable to find user code"
-    "torch.export._trace": logging.CRITICAL,  # examples of what cannot be traced
-    "onnx_ir.passes.common.initializer_deduplication": logging.ERROR,  # a parameter that is an output stays its own
-}
 
 
 @dataclass
@@ -85,7 +78,7 @@ def trace(
     flexible = {name: dim for name, dim in sizes.items() if dim.min < dim.max}
 
     def call(at: Mapping[str, int]) -> _Call:
-        arguments = [torch.from_numpy(a) for a in seeded_arrays(specs, at, seed).values()]
+        arguments = [_tensor(a) for a in seeded_arrays(specs, at, seed).values()]
         return _Call(() if keywords else tuple(arguments), dict(zip(keywords, arguments)))
 
     # A size of 1 would be taken for a constant by torch.export, so it is traced with a larger one.
@@ -112,6 +105,12 @@ def _settled(dim: int | str, sizes: Mapping[str, Dim]) -> int | str:
         return dim
     factor, name = split_multiple(dim)
     return dim if sizes[name].min < sizes[name].max else factor * sizes[name].min
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    if array.dtype == ml_dtypes.bfloat16:  # which from_numpy does not know
+        return torch.from_numpy(array.astype(np.float32)).bfloat16()
+    return torch.from_numpy(array)
 
 
 def _check_model(model: nn.Module) -> None:
@@ -323,19 +322,3 @@ def _symbols(program: ExportedProgram, specs: Sequence[TensorSpec], flexible: Ma
                     )
                 symbols[str(symbol)] = name if multiple == 1 else f"({name}//{multiple})"
     return symbols
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what torch says about itself while it exports; warnings of the model's own code still show."""
-    levels = {logging.getLogger(name): level for name, level in _LOGGERS.items()}
-    before = {logger: logger.level for logger in levels}
-    for logger, level in levels.items():
-        logger.setLevel(level)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-            yield
-    finally:
-        for logger, level in before.items():
-            logger.setLevel(level)

@@ -101,10 +101,11 @@ def test_its_own_choices_change_nothing_and_others_do(exported):
     np.testing.assert_array_equal(other[0][0], plain[0][0])
 
 
-def test_bad_files_and_names(exported, tmp_path):
+def test_bad_files_and_names(exported, tmp_path, capfd):
     _, program = exported
     with pytest.raises(DynError, match="has no op nonsense"):
         Program(program).run([X, COUNT], choices={"nonsense": COUNT})
     (tmp_path / "model.pt2").write_bytes(b"not a program")
     with pytest.raises(DynError, match="cannot be read by torch"):
         Program.load(tmp_path / "model.pt2")
+    assert capfd.readouterr() == ("", ""), "the error says it all"
