@@ -7,6 +7,7 @@ them is here, once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,8 +57,9 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
     float16 and bfloat16 tensors are computed in float32 and rounded once. Under autocast the op runs in the autocast
     dtype. Tensors of one call share dtype and device.
     """
+    spec = _with_torch_names(spec)
     assert spec.torch_name
-    tensors = [_TORCH_TENSOR_NAMES.get(t.name, t.name) for t in spec.inputs]
+    tensors = [t.name for t in spec.inputs]
     count = len(tensors)
     tensor_schema = ", ".join(f"Tensor {name}" for name in tensors)
     attribute_schema = ", ".join(f"{_schema_type(a)} {a.torch_name}" for a in spec.attributes)
@@ -122,6 +124,13 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
     op.register_autograd(differentiate, setup_context=setup_context)
     _register_autocast(spec.torch_name, count)
     return op
+
+
+def _with_torch_names(spec: OpSpec) -> OpSpec:
+    """The spec with the torch op's tensor names: its errors then speak of the arguments that a caller wrote."""
+    inputs = tuple(replace(t, name=_TORCH_TENSOR_NAMES.get(t.name, t.name)) for t in spec.inputs)
+    kernel = "weight:weight" if spec.kernel == "weight:W" else spec.kernel
+    return replace(spec, inputs=inputs, kernel=kernel)
 
 
 def torch_op(spec: OpSpec) -> torch._ops.OpOverload:

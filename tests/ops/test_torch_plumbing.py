@@ -130,7 +130,7 @@ def test_autocast_keeps_the_gradient(tensors):
     [
         (lambda x, w: call(x.int(), w), "plumbing_test_op: x is torch.int32"),
         (lambda x, w: call(x, w.float()), "weight is torch.float32 on .*, but x is torch.float64"),
-        (lambda x, w: call(x, w[:3]), r"W has shape \[3\], but dim 0 must be C = 4"),
+        (lambda x, w: call(x, w[:3]), r"weight has shape \[3\], but dim 0 must be C = 4"),
         (lambda x, w: call(x, w, window=(0, 1)), r"window=\[0, 1\] is outside >= 1"),
     ],
 )

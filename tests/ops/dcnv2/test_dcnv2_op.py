@@ -68,9 +68,9 @@ BAD = {
     ),
     "weight of a dense convolution": (
         with_tensor(2, lambda t: t.repeat(1, 2, 1, 1)),
-        r"W has shape \[2, 4, 3, 2\], but dim 1 must be C//group = 2",
+        r"weight has shape \[2, 4, 3, 2\], but dim 1 must be C//group = 2",
     ),
-    "short bias": (with_tensor(3, lambda t: t[:1]), r"B has shape \[1\], but dim 0 must be O = 2"),
+    "short bias": (with_tensor(3, lambda t: t[:1]), r"bias has shape \[1\], but dim 0 must be O = 2"),
     "groups": (with_attribute(group=3), "C = 4 is not divisible by group = 3"),
     "offset_groups": (with_attribute(offset_group=3), "C = 4 is not divisible by offset_group = 3"),
 }

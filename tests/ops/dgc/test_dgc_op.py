@@ -63,9 +63,9 @@ BAD = {
     "saliency of another batch": (with_tensor(1, lambda t: t[:1]), "dim 0 must be N = 2"),
     "weight of a grouped convolution": (
         with_tensor(2, lambda t: t[:, :2]),
-        r"W has shape \[4, 2, 3, 2\], but dim 1 must be C = 4.*each over all C channels",
+        r"weight has shape \[4, 2, 3, 2\], but dim 1 must be C = 4.*each over all C channels",
     ),
-    "short bias": (with_tensor(3, lambda t: t[:1]), r"B has shape \[1\], but dim 0 must be O = 4"),
+    "short bias": (with_tensor(3, lambda t: t[:1]), r"bias has shape \[1\], but dim 0 must be O = 4"),
     "heads": (with_attribute(heads=3), "O = 4 is not divisible by heads = 3"),
     "more inactive than there are": (with_attribute(inactive=5), "inactive = 5 is larger than C = 4"),
 }
