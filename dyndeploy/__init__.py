@@ -19,6 +19,8 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from dyndeploy._version import version
+
 if TYPE_CHECKING:
     from dyndeploy import nn
     from dyndeploy.bundle import Bundle
@@ -64,7 +66,7 @@ def __getattr__(name: str) -> Any:
     if name == "nn":
         return _load("dyndeploy.nn")
     if name == "__version__":
-        value: Any = _version()
+        value: Any = version()
     elif name in _HOME:
         value = getattr(_load(_HOME[name]), name)
     else:
@@ -86,12 +88,3 @@ def _load(module: str) -> ModuleType:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version("dyndeploy")
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return "0+unknown"

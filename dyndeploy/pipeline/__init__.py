@@ -1,1 +1,1 @@
-"""The way of a model, one module per step: recipe, export, bundle, check, bench, inspect, doctor."""
+"""The way of a model, one module per step: recipe, export, check, bench, inspect, doctor."""

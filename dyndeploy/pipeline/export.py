@@ -17,7 +17,7 @@ from onnx_ir.passes import common
 from safetensors.numpy import save_file
 from torch import nn
 
-import dyndeploy
+from dyndeploy._version import version
 from dyndeploy.bundle import (
     GOLDENS,
     MANIFEST,
@@ -210,7 +210,7 @@ def _records(model: ir.Model) -> list[OpRecord]:
 
 def _write_onnx(model: ir.Model, path: Path) -> onnx.ModelProto:
     model.ir_version = _IR_VERSION
-    model.producer_name, model.producer_version = "dyndeploy", dyndeploy.__version__
+    model.producer_name, model.producer_version = "dyndeploy", version()
     proto = ir.serde.serialize_model(model)
     size = proto.ByteSize()
     if size > _MAX_BYTES:
@@ -257,4 +257,4 @@ def _described(spec: TensorSpec, value: ir.Value) -> TensorSpec:
 
 def _versions() -> dict[str, str]:
     packages = ("torch", "onnx", "onnx_ir", "onnxscript", "numpy")
-    return {"dyndeploy": dyndeploy.__version__} | {name: metadata.version(name) for name in packages}
+    return {"dyndeploy": version()} | {name: metadata.version(name) for name in packages}
