@@ -340,7 +340,8 @@ def test_a_dim_is_missing(case, tensors, index):
     tensor = case.spec.inputs[index]
     changed = [t[0] if i == index else t for i, t in enumerate(tensors)]
     shape = re.escape(f"{list(changed[index].shape)}, expected [{', '.join(tensor.shape)}]")
-    message = f"{tensor.name} has {changed[index].dim()} dims {shape}.*{re.escape(tensor.doc)}"
+    name = torch_op(case.spec)._schema.arguments[index].name
+    message = f"{name} has {changed[index].dim()} dims {shape}.*{re.escape(tensor.doc)}"
     refuses(case.run, *changed, message=message)
 
 
