@@ -104,7 +104,8 @@ def test_example_inputs_fit_the_model_and_the_ranges(tmp_path):
     image, label = recipe.example_inputs()
     assert image.shape == (2, 3, 16, 10)
     assert image.dtype == torch.float32
-    assert 0 <= image.min() < 0.2 < 0.8 < image.max() <= 1
+    assert 0 <= image.min() < image.max() <= 1
+    assert image.max() - image.min() > 0.5
     assert label.shape == (2,)
     assert label.dtype == torch.int64
     assert recipe.build_model()(image, label).shape == (2,)
