@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -13,6 +14,7 @@ from torch import nn
 
 import dyndeploy.runtimes
 from dyndeploy.bundle import Bundle
+from dyndeploy.demo import body_for
 from dyndeploy.errors import DynError
 from dyndeploy.nn import DDF, DDFUp, DGConv2d, DRConv2d, ModulatedDeformConv2d, SCConv2d
 from dyndeploy.ops.drconv.op import dynamic_region_aware_conv2d
@@ -72,6 +74,7 @@ def exported(tmp_path_factory):
         tmp_path_factory.mktemp("check") / "all_five",
         inputs={"x": ["batch", 2, "height", "width"]},
         dims={"batch": (1, 2, 2), "height": (8, 8, 12, 4), "width": (8, 12, 16, 4)},
+        body=body_for(onnxruntime.__version__),
     )
 
 

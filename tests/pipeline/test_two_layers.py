@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+from dyndeploy.demo import body_for
 from dyndeploy.nn import DDF, DDFUp, DGConv2d, DRConv2d, ModulatedDeformConv2d, SCConv2d
 from dyndeploy.pipeline.export import export
 from dyndeploy.testing.numeric import compare
@@ -86,6 +88,7 @@ def test_plain_onnxruntime_agrees_at_other_shapes(name, tmp_path):
         tmp_path / name,
         inputs={"x": ["batch", channels, "height", "width"]},
         dims={"batch": (1, 2, 5), "height": (14, 20, 40), "width": (14, 24, 40)},
+        body=body_for(onnxruntime.__version__),
     )
     generator = np.random.default_rng(1)
     feeds = {
