@@ -6,6 +6,8 @@ import onnxruntime
 import pytest
 import torch
 
+from dyndeploy.demo import body_for
+
 _SCHEMA = (
     "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, SymInt stride_h, "
     "SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, SymInt groups, "
@@ -14,7 +16,7 @@ _SCHEMA = (
 
 
 #: The kernel of the standard body of ModulatedDeformConv2d came with 1.25, for which Python 3.10 has no wheels.
-HAS_DEFORM_CONV = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= (1, 25)
+HAS_DEFORM_CONV = body_for(onnxruntime.__version__) == "standard"
 
 
 @pytest.hookimpl(wrapper=True)

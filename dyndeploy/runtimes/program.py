@@ -23,6 +23,7 @@ except ModuleNotFoundError:
 
 import dyndeploy.ops.all  # noqa: F401  # a program cannot be loaded before its custom ops are registered
 from dyndeploy.ops._spec import OpSpec, custom_ops
+from dyndeploy.ops._torch import torch_op
 from dyndeploy.runtimes.quiet import quiet
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Program:
             node.name: spec
             for node in self._module.graph.nodes
             for spec in custom_ops()
-            if node.op == "call_function" and node.target is getattr(torch.ops.dyndeploy, str(spec.torch_name)).default
+            if node.op == "call_function" and node.target is torch_op(spec)
         }
 
     @property
@@ -86,14 +87,16 @@ class Program:
     def input_of(self, op: str, tensor: str) -> str:
         """The name of the node that feeds input `tensor` ("guide") of the custom op node `op`."""
         spec = self.ops[op]
-        node = next(n for n in self._module.graph.nodes if n.name == op)
-        return str(node.args[[t.name for t in spec.inputs].index(tensor)].name)
+        return str(self._call(op).args[[t.name for t in spec.inputs].index(tensor)].name)
 
     def attributes_of(self, op: str) -> dict[str, Any]:
         """The attributes of the custom op node `op`, by their torch names."""
         spec = self.ops[op]
-        node = next(n for n in self._module.graph.nodes if n.name == op)
-        return {a.torch_name: value for a, value in zip(spec.attributes, node.args[len(spec.inputs) :])}
+        return {a.torch_name: value for a, value in zip(spec.attributes, self._call(op).args[len(spec.inputs) :])}
+
+    def _call(self, op: str) -> Any:
+        # The fx.Node; untyped, since its arguments are a union of everything.
+        return next(n for n in self._module.graph.nodes if n.name == op)
 
     def run(
         self,
