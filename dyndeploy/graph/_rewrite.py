@@ -72,8 +72,18 @@ def only_consumer(value: ir.Value) -> ir.Node | None:
     return consumers[0] if len(consumers) == 1 and not value.is_graph_output() else None
 
 
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """As `only_consumer`, where Shape nodes do not count.
+
+    The exporter takes a size from whichever value has it first, the output of a convolution say. What follows may
+    still be fused into that convolution, as long as the shape stays.
+    """
+    readers = [use.node for use in value.uses() if use.node.op_type != "Shape" or use.node.domain]
+    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
+
+
 def absorb(node: ir.Node, consumer: ir.Node) -> None:
-    """Remove `consumer`, the only user of the node's output: the node now computes (and is called) what it did."""
+    """Remove `consumer`, the only reader of the node's output: the node now computes (and is called) what it did."""
     mine, theirs = node.outputs[0], consumer.outputs[0]
     name, graph = theirs.name, node.graph
     assert graph is not None

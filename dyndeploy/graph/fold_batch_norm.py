@@ -14,16 +14,17 @@ from dyndeploy.graph._rewrite import (
     add_constant,
     attribute,
     constant,
-    custom_nodes,
+    custom_spec,
     input_of,
     only_consumer,
+    only_reader,
     set_input,
 )
 from dyndeploy.ops._spec import OpSpec
 
 
 class FoldBatchNorm(ir.passes.InPlacePass):
-    """A BatchNormalization that alone follows a custom op moves into the op's constants, if the algebra allows it.
+    """A BatchNormalization that alone reads a convolution's output moves into its constants, if the algebra allows it.
 
     y -> scale * y + shift, per output channel:
 
@@ -34,7 +35,8 @@ class FoldBatchNorm(ir.passes.InPlacePass):
     4. DecoupledDynamicFilter with combine "mul": the scale moves into channel_gain; the op has no bias, so the shift
        remains as one Add. With combine "add" the output is not linear in one of the filters: the node stays.
 
-    (BatchNormalization after a plain Conv is folded by the torch exporter.)
+    5. Conv: rows of W and B. The torch exporter does that already, except where something asks for the shape of the
+       convolution's output: SCConv's gate does.
 
     Requires: constants are folded, so that the generator's bases are initializers; no ReLU is fused into the op.
     Ensures: the same function up to rounding; where the whole normalisation was folded, the op's output bears its name.
@@ -43,12 +45,18 @@ class FoldBatchNorm(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold every pair that fits."""
         modified = False
-        for node, spec in custom_nodes(model):
-            norm = only_consumer(node.outputs[0])
-            if norm is None or norm.op_type != "BatchNormalization" or norm.domain or attribute(node, "relu"):
+        for norm in [node for node in model.graph if node.op_type == "BatchNormalization" and not node.domain]:
+            node = norm.inputs[0].producer() if norm.inputs[0] is not None else None
+            if node is None or only_reader(node.outputs[0]) is not norm or attribute(node, "relu"):
                 continue
-            affine = _affine(norm)
-            if affine is not None and _FOLD[spec.folder](node, spec, *affine):
+            affine, spec = _affine(norm), custom_spec(node)
+            if affine is None:
+                continue
+            if spec is None:
+                if node.op_type == "Conv" and not node.domain and _fold_conv(node, *affine):
+                    absorb(node, norm)
+                    modified = True
+            elif _FOLD[spec.folder](node, spec, *affine):
                 modified = True
                 if spec.folder == "ddf":
                     _replace_by_add(node, norm, affine[1])
@@ -74,6 +82,19 @@ def _replace(node: ir.Node, spec: OpSpec, tensor: str, array: Array) -> None:
     old = input_of(node, spec, tensor)
     new = add_constant(node.graph, array.astype(np.float32), f"{old.name}.folded")
     set_input(node, spec, tensor, new)
+
+
+def _fold_conv(node: ir.Node, scale: Array, shift: Array) -> bool:
+    weight = constant(node.inputs[1])
+    bias = constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(len(scale), np.float32)
+    if weight is None or bias is None:
+        return False
+    assert node.graph is not None
+    names = [f"{node.inputs[1].name}.folded", f"{node.name}.bias.folded"]  # type: ignore[union-attr]
+    node.resize_inputs(3)
+    for index, array in enumerate((weight * scale[:, None, None, None], bias * scale + shift)):
+        node.replace_input_with(index + 1, add_constant(node.graph, array.astype(np.float32), names[index]))
+    return True
 
 
 def _fold_rows(node: ir.Node, spec: OpSpec, scale: Array, shift: Array) -> bool:

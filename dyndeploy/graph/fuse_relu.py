@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from dyndeploy.graph._rewrite import absorb, attribute, custom_nodes, only_consumer
+from dyndeploy.graph._rewrite import absorb, attribute, custom_nodes, only_reader
 
 
 class FuseRelu(ir.passes.InPlacePass):
@@ -18,7 +18,7 @@ class FuseRelu(ir.passes.InPlacePass):
         """Fuse every pair."""
         modified = False
         for node, _ in custom_nodes(model):
-            consumer = only_consumer(node.outputs[0])
+            consumer = only_reader(node.outputs[0])
             if consumer is None or consumer.op_type != "Relu" or consumer.domain or attribute(node, "relu"):
                 continue
             node.attributes["relu"] = ir.AttrInt64("relu", 1)

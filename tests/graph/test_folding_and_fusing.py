@@ -1,6 +1,7 @@
 """FoldConstants, FoldBatchNorm, FuseRelu: the graph gets smaller, the function stays."""
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -72,6 +73,31 @@ def test_norm_and_relu_disappear_into_the_op(name, lowered, run):
     assert node.metadata_props[REFERENCE] == "relu" if name != "dgc" else True
     assert node.metadata_props[SOURCE] != node.metadata_props[REFERENCE]
     np.testing.assert_allclose(run(model, feeds)[0], before, rtol=2e-4, atol=2e-5 * np.abs(before).max())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_whose_shape_is_read_takes_the_norm_too(bias, run):
+    """As in SCNet, whose gates ask a convolution's output for its size; the exporter leaves such a pair alone."""
+    rng = np.random.default_rng(0)
+    constants = {"W": rng.standard_normal((4, 3, 3, 3)), "b": rng.standard_normal(4)}
+    constants |= {name: rng.uniform(0.5, 2, 4) for name in ("gamma", "beta", "mean", "variance")}
+    graph = onnx.parser.parse_graph(f"""
+        g (float[n, 3, h, w] x) => (float[n, 4, u, v] y, int64[4] size) {{
+          conv = Conv <strides = [2, 2]> ({"x, W, b" if bias else "x, W"})
+          size = Shape (conv)
+          y = BatchNormalization (conv, gamma, beta, mean, variance)
+        }}""")
+    graph.initializer.extend(onnx.numpy_helper.from_array(a.astype("f"), name) for name, a in constants.items())
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 22)])
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    feeds = {"x": rng.standard_normal((2, 3, 9, 12)).astype("f")}
+    before = run(model, feeds)
+
+    apply(model, [FoldBatchNorm()])
+    assert ops(model) == ["Conv", "Shape"]
+    after = run(model, feeds)
+    np.testing.assert_allclose(after[0], before[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(after[1], before[1])
 
 
 @pytest.mark.parametrize("layer", [lambda: DDF(8, heads=2), lambda: DDFUp(8)])

@@ -1,0 +1,45 @@
+"""Weights of a fresh network under which no layer is idle."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def enliven(network: nn.Module, *inputs: Tensor, seed: int = 0) -> nn.Module:
+    """Give a fresh network weights as if it had been trained, in place, for tests that compare two ways of running it.
+
+    A fresh network hides errors: offset predictors and the last BatchNorm of a residual branch start at zero, running
+    means at 0 and variances at 1. Here every parameter that is all zero is drawn anew (a matrix with a standard
+    deviation of 1/sqrt(fan-in), a vector with 0.1), BatchNorms get a scale in 0.5..1.5, and their statistics become
+    those of the inputs, so that activations keep their size in a deep network.
+
+    Args:
+        network: left in eval mode.
+        inputs: what forward takes; a batch of two or more samples.
+        seed: of the numbers drawn; torch's own state stays as it is.
+
+    Returns:
+        The network.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                fan_in = math.prod(parameter.shape[1:])
+                deviation = 1 / math.sqrt(fan_in) if parameter.dim() > 1 else 0.1
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+        for norm in norms:
+            if norm.affine:
+                norm.weight.copy_(0.5 + torch.rand(norm.weight.shape, generator=generator))
+        momenta = [norm.momentum for norm in norms]
+        network.train()
+        for norm in norms:
+            norm.momentum = 1.0
+        network(*inputs)
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+    return network.eval()
