@@ -24,7 +24,8 @@ def test_names_are_what_they_say():
 
 
 def test_layers():
-    assert set(dyndeploy.nn.__all__) == {"ModulatedDeformConv2d", "DDF", "DDFUp", "DRConv2d", "SCConv2d", "DGConv2d"}
+    layers = {"ModulatedDeformConv2d", "ModulatedDeformRoIPool", "DDF", "DDFUp", "DRConv2d", "SCConv2d", "DGConv2d"}
+    assert set(dyndeploy.nn.__all__) == layers
     for name in dyndeploy.nn.__all__:
         assert getattr(dyndeploy.nn, name).__name__ == name
 

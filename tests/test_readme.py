@@ -36,8 +36,21 @@ def test_code_prints_what_is_shown(block, tmp_path, monkeypatch):
     assert printed.getvalue() == block["printed"]
 
 
+#: Pages whose code has to run: those of the operators, block after block, as one program.
+PROGRAMS = [page for page in PAGES if page.parent.parent == ROOT / "dyndeploy" / "ops"]
+
+
+@pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.parent.name)
+def test_an_operators_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in CODE.finditer(page.read_text()):
+        exec(compile(block["code"], str(page), "exec"), names)
+
+
 def test_there_is_code():
     assert CODE.search(README)
+    assert len(PROGRAMS) == 5
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -86,6 +99,6 @@ def test_the_parameters_of_the_digits_are_counted_right():
 
 
 def test_the_command_that_made_the_weights_is_the_same_everywhere():
-    command = "python samples/train_digits.py --steps 3000 --output export/digits/digits.safetensors"
-    for page in ("export/digits/README.md", "samples/train_digits.py"):
+    command = "python export/digits/train.py --steps 3000 --output export/digits/digits.safetensors"
+    for page in ("export/digits/README.md", "export/digits/train.py"):
         assert command in (ROOT / page).read_text()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dyndeploy.cli import bench, check, demo, doctor, export, inspect
+from dyndeploy.cli import bench, check, demo, doctor, export, inspect, models
 from dyndeploy.cli._render import print_error
 from dyndeploy.errors import DynError
 
@@ -38,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (doctor.doctor, inspect.inspect, export.export, check.check, bench.bench, demo.demo):
+for _verb in (doctor.doctor, inspect.inspect, export.export, check.check, bench.bench, demo.demo, models.models):
     app.command()(_verb)
 
 

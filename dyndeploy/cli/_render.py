@@ -107,9 +107,25 @@ def size(count: int) -> str:
         >>> size(512), size(123_456)
         ('512 B', '123.5 kB')
     """
-    amount, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB"):
+    amount, unit = _in_unit(count)
+    return f"{amount:.1f} {unit}B" if unit else f"{count} B"
+
+
+def count(amount: int) -> str:
+    """A large number of things, to four digits.
+
+    Example:
+        >>> count(512), count(16_843_748), count(2_266_834_432)
+        ('512', '16.84 M', '2.267 G')
+    """
+    scaled, unit = _in_unit(amount)
+    return f"{scaled:#.4g} {unit}" if unit else str(amount)
+
+
+def _in_unit(amount: float) -> tuple[float, str]:
+    unit = ""
+    for larger in ("k", "M", "G"):
         if amount < 1000:
             break
         amount, unit = amount / 1000, larger
-    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+    return amount, unit

@@ -19,10 +19,10 @@ from dyndeploy import nn as dyn
 from dyndeploy.demo.data import Digits, distort
 from dyndeploy.demo.result import TrainingSummary
 from dyndeploy.errors import DynError
+from dyndeploy.training import PruningSchedule, parameter_groups
 
 BATCH = 32
 _RATE = 4e-3
-_PREDICTOR_RATE = 0.1  # of the rate of the others, as the DCNv2 paper
 _WARM_UP = 0.05  # fraction of the training in which the rate rises
 _SMOOTHING = 0.05
 _WINDOW = 20  # steps that a reported loss is the mean of
@@ -37,6 +37,7 @@ def train(
     max_steps: int | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    observe: Callable[[float], None] | None = None,
 ) -> TrainingSummary:
     """Train a classifier in place and leave it in eval mode.
 
@@ -47,6 +48,7 @@ def train(
         max_steps: number of steps instead: the same seed then gives the same weights.
         seed: of order and distortion. The initial weights are the caller's.
         progress: called now and then with a line to show.
+        observe: called with the loss of every step.
 
     Raises:
         DynError: seconds or max_steps is not positive.
@@ -54,7 +56,11 @@ def train(
     if seconds <= 0 or (max_steps is not None and max_steps < 1):
         raise DynError(f"seconds={seconds}, max_steps={max_steps}: there is no time for a single step.")
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(_parameter_groups(network), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(network, _RATE, weight_decay=0.01, no_weight_decay=lambda name, parameter: False)
+    )
+    drops = any(isinstance(layer, dyn.DGConv2d) for layer in network.modules())
+    pruning = PruningSchedule(network) if drops else None
     rates = [group["lr"] for group in optimizer.param_groups]
     batch = min(BATCH, len(data.labels))
     losses: list[float] = []
@@ -67,17 +73,21 @@ def train(
                 break
             for group, rate in zip(optimizer.param_groups, rates):
                 group["lr"] = rate * rate_factor(done)
-            set_inactive(network, done)
+            if pruning:
+                pruning.set_progress(done)
 
             loss = F.cross_entropy(network(distort(images, generator)), labels, label_smoothing=_SMOOTHING)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(loss.item())
+            if observe:
+                observe(losses[-1])
             if progress and done >= told:
                 told += _TELL_EVERY
                 progress(f"training {100 * done:.0f} %, loss {_mean(losses[-_WINDOW:]):.2f}")
-    set_inactive(network, 1.0)
+    if pruning:
+        pruning.set_progress(1.0)
     network.eval()
     return TrainingSummary(
         seconds=time.monotonic() - start,
@@ -112,32 +122,11 @@ def rate_factor(done: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP))
 
 
-def set_inactive(network: nn.Module, done: float) -> None:
-    """Let every DGConv2d drop 0 channels at first, then linearly more, all that it is to drop from 3/4 on."""
-    for layer in network.modules():
-        if isinstance(layer, dyn.DGConv2d):
-            target = round(layer.in_channels * (1 - layer.keep))
-            layer.inactive = round(target * min(max((done - 1 / 12) * 1.5, 0.0), 1.0))
-
-
 def accuracy(network: nn.Module, data: Digits) -> float:
     """Fraction of the images whose digit is right, 0..1."""
     with torch.no_grad():
         correct: Tensor = network(data.images).argmax(1) == data.labels
     return correct.float().mean().item()
-
-
-def _parameter_groups(network: nn.Module) -> list[dict[str, object]]:
-    slow = {
-        id(p)
-        for layer in network.modules()
-        if isinstance(layer, dyn.ModulatedDeformConv2d)
-        for p in layer.predictor.parameters()
-    }
-    return [
-        {"params": [p for p in network.parameters() if id(p) not in slow], "lr": _RATE},
-        {"params": [p for p in network.parameters() if id(p) in slow], "lr": _RATE * _PREDICTOR_RATE},
-    ]
 
 
 def _batches(data: Digits, batch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

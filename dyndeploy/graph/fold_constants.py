@@ -18,7 +18,7 @@ class FoldConstants(ir.passes.InPlacePass):
        initializer; onnx's reference evaluator computes it.
     2. A result that is more than 1 MiB larger than its inputs stays computed (ConstantOfShape of a large map).
 
-    The exporter leaves such nodes where a layer prepares its weights in forward: the widened predictor of DCNv1, the
+    The exporter leaves such nodes where a layer prepares its weights in forward: the masks of one of DCNv1, the
     flattened bases of DRConv.
 
     Requires: nothing. Ensures: the same values under the same names.

@@ -6,8 +6,19 @@ Backbone                    what they share: a classifier's head, or the maps fo
 
 from __future__ import annotations
 
-from dyndeploy.models import dcnv2, ddf, scconv
+from dyndeploy.models import dcnv2, ddf, dgc, drconv, fpn, joint_upsampling, scconv
 from dyndeploy.models.backbone import Backbone
 from dyndeploy.models.registry import create_model, list_models
 
-__all__ = ["Backbone", "create_model", "dcnv2", "ddf", "list_models", "scconv"]
+__all__ = [
+    "Backbone",
+    "create_model",
+    "dcnv2",
+    "ddf",
+    "dgc",
+    "drconv",
+    "fpn",
+    "joint_upsampling",
+    "list_models",
+    "scconv",
+]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dyndeploy.errors import DynError
 from dyndeploy.models.backbone import Backbone, init_convolutions
@@ -27,6 +28,7 @@ class Place:
         in_channels: channels of its input.
         planes: its width; the output has `expansion` times as many channels.
         stride, dilation: of its spatial convolution.
+        later_dilation: of a convolution behind the stride; larger than `dilation` where that stride became a dilation.
         stage: 1 to 4, conv2 to conv5 of the papers.
         opens: it is the first of its stage.
     """
@@ -35,6 +37,7 @@ class Place:
     planes: int
     stride: int
     dilation: int
+    later_dilation: int
     stage: int
     opens: bool
 
@@ -75,10 +78,12 @@ class Bottleneck(ResidualBlock):
     ) -> None:
         super().__init__()
         planes, out_channels = place.planes, place.planes * self.expansion
-        first, middle = (place.stride, 1) if style == "caffe" else (1, place.stride)
+        first, middle, dilation = 1, place.stride, place.dilation
+        if style == "caffe":
+            first, middle, dilation = place.stride, 1, place.later_dilation
         self.conv1 = nn.Conv2d(place.in_channels, planes, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = (spatial or conv3x3)(planes, middle, place.dilation)
+        self.conv2 = (spatial or conv3x3)(planes, middle, dilation)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
@@ -103,13 +108,28 @@ def projection(place: Place, out_channels: int, *, average: bool = False) -> nn.
     Args:
         place: where the block stands.
         out_channels: of the block.
-        average: take the mean over stride x stride pixels before, instead of every stride-th pixel (ResNet-D).
+        average: halve by averages before, instead of taking every second pixel (ResNet-D).
     """
     if place.stride == 1 and place.in_channels == out_channels:
         return None
-    pool = [nn.AvgPool2d(place.stride, place.stride, ceil_mode=True, count_include_pad=False)] if average else []
+    halve: list[nn.Module] = [HalveByAverage() if place.stride == 2 else nn.Identity()] if average else []
     conv = nn.Conv2d(place.in_channels, out_channels, 1, 1 if average else place.stride, bias=False)
-    return nn.Sequential(*pool, conv, nn.BatchNorm2d(out_channels))
+    return nn.Sequential(*halve, conv, nn.BatchNorm2d(out_channels))
+
+
+class HalveByAverage(nn.Module):
+    """nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False), in a form that exports with dynamic sizes.
+
+    torch asks of a ceil_mode whether its last window starts inside the map, and cannot answer for a symbolic size. Here
+    the last row and column are repeated once: that makes pairs of odd sizes, and nothing reads it at even ones.
+
+    Shape:
+        [N, C, H, W] -> [N, C, ceil(H/2), ceil(W/2)].
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, ceil(H/2), ceil(W/2)]."""
+        return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2)
 
 
 class ResNet(Backbone):
@@ -122,8 +142,8 @@ class ResNet(Backbone):
         in_channels: of the image.
         features_only: return the maps of the four stages; there is no classifier.
         width: planes of the first stage; the others have 2, 4 and 8 times as many.
-        output_stride: 32, 16 or 8: the last strides become dilations; a stage's first block keeps the dilation of
-            the stage before.
+        output_stride: 32, 16 or 8: the last strides become dilations; what a stage's first block does before and with
+            its stride keeps the dilation of the stage before.
         stem_width: 0 is the 7x7 stem; otherwise three 3x3 convolutions with stem_width, stem_width and
             2*stem_width channels (ResNet-D).
         minimum_map: smallest side of the last map that the blocks work with.
@@ -163,7 +183,8 @@ class ResNet(Backbone):
             modules: list[nn.Module] = []
             for index in range(blocks):
                 opens = index == 0
-                place = Place(current, planes, step if opens else 1, opening if opens else dilation, number, opens)
+                here = opening if opens else dilation
+                place = Place(current, planes, step if opens else 1, here, dilation, number, opens)
                 made = block(place)
                 current = planes * made.expansion
                 modules.append(made)

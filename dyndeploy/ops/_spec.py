@@ -101,6 +101,9 @@ class OpSpec:
         at_most: pairs (a, b): expression a must not be larger than expression b.
         kernel: how K = kh*kw is known: from an input's last two dims ("weight:<input>") or from kernel_shape.
         choice: the input in which a discrete choice is hidden (argmax, top-k), if any.
+        macs: multiply-accumulates of one call, as an expression of symbols; those that the papers count.
+        extras: its operations beside them, which the papers leave out or count apart: sampling and masks, joining
+            or gating filters.
         dtypes: tensor dtypes of the ONNX op (torch has float64 as well).
         tolerance: relative L2 error to float64 that one layer of any implementation stays within, by dtype.
     """
@@ -116,6 +119,8 @@ class OpSpec:
     at_most: tuple[tuple[str, str], ...] = ()
     kernel: str | None = None
     choice: str | None = None
+    macs: str = "0"
+    extras: str = "0"
     dtypes: tuple[DTypeName, ...] = ("float32", "float16", "bfloat16")
     tolerance: Mapping[DTypeName, float] = field(
         default_factory=lambda: {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
@@ -125,6 +130,11 @@ class OpSpec:
     def label(self) -> str:
         """The name that errors carry."""
         return self.torch_name or self.folder
+
+    @property
+    def generated(self) -> tuple[str, ...]:
+        """Names of the inputs that a network in front of the op makes from the map: neither X nor plain weights."""
+        return tuple(t.name for t in self.inputs if t.name not in ("X", "W", "B"))
 
     def attribute(self, name: str) -> Attribute:
         """The attribute with this ONNX name."""
@@ -193,6 +203,18 @@ class OpSpec:
         """
         symbols = self.bind(shapes, attributes)
         return tuple(_evaluate(expression, symbols) for expression in self.output.shape)
+
+    def operations(self, shapes: Sequence[Sequence[Any]], attributes: Mapping[str, Any]) -> tuple[int, int]:
+        """`macs` and `extras` of a call with these shapes; checks everything that `bind` checks.
+
+        Example:
+            >>> attributes = dict(strides=[1, 1], pads=[1, 1, 1, 1], dilations=[1, 1], heads=2, inactive=3)
+            >>> attributes |= dict(threshold=0.0, shuffle=1, relu=0)
+            >>> spec_of("dgc").operations([(1, 4, 5, 5), (1, 8), (8, 4, 3, 3), (8,)], attributes)
+            (1800, 8)
+        """
+        symbols = self.bind(shapes, attributes)
+        return _evaluate(self.macs, symbols), _evaluate(self.extras, symbols)
 
     def input_shapes(self, sizes: Mapping[str, int], attributes: Mapping[str, Any]) -> list[tuple[int, ...]]:
         """One shape per input: the inverse of `bind`, which checks them.
@@ -327,6 +349,8 @@ SPECS: tuple[OpSpec, ...] = (
         ),
         divisible=(("C", "group"), ("O", "group"), ("C", "offset_group")),
         kernel="weight:W",
+        macs="N*O*Ho*Wo*(C//group)*K",
+        extras="5*N*C*K*Ho*Wo",
     ),
     OpSpec(
         folder="ddf",
@@ -356,6 +380,8 @@ SPECS: tuple[OpSpec, ...] = (
         ),
         divisible=(("C", "heads"),),
         kernel="kernel_shape",
+        macs="N*C*scale*scale*Ho*Wo*K",
+        extras="N*C*scale*scale*Ho*Wo*K",
     ),
     OpSpec(
         folder="drconv",
@@ -377,6 +403,7 @@ SPECS: tuple[OpSpec, ...] = (
         ),
         kernel="kernel_shape",
         choice="guide",
+        macs="N*O*Ho*Wo*C*K",
     ),
     OpSpec(
         folder="dgc",
@@ -406,6 +433,8 @@ SPECS: tuple[OpSpec, ...] = (
         at_most=(("inactive", "C"),),
         kernel="weight:W",
         choice="saliency",
+        macs="N*O*Ho*Wo*(C-inactive if inactive >= 0 else C)*K",
+        extras="N*heads*C",
     ),
     OpSpec(folder="scconv", title="Self-calibrated convolution (SCConv)"),
 )

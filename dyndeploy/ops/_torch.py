@@ -139,6 +139,12 @@ def torch_op(spec: OpSpec) -> torch._ops.OpOverload:
     return overload
 
 
+def operations(spec: OpSpec, arguments: Sequence[Any]) -> tuple[int, int]:
+    """`OpSpec.operations` of a call of the torch op with these arguments."""
+    count = len(spec.inputs)
+    return spec.operations([t.shape for t in arguments[:count]], _onnx_attributes(spec, arguments[count:]))
+
+
 def _schema_type(attribute: Attribute) -> str:
     if attribute.is_switch:
         return "bool"

@@ -26,7 +26,7 @@ What a recipe.toml may hold; only [model] and [inputs] are needed:
     keep_fp32 = []                      # nodes that stay in float32
     body = "standard"                   # or "gridsample", for runtimes without DeformConv
     targets = ["onnxruntime"]           # runtimes, "tensorrt", "tensorrt-rtx"
-    seed = 0                            # of the inputs kept in the bundle
+    seed = 0                            # of the inputs kept in the bundle, and of fresh weights
 """
 
 from __future__ import annotations
@@ -181,11 +181,13 @@ class Recipe:
         Raises:
             DynError: the factory is not found or does not take the options, or the weights do not fit.
         """
-        _torch()
+        torch = _torch()
         from dyndeploy.pipeline.factory import build
 
         model = self.file.model
-        return build(self.folder, model.factory, model.options, model.weights)
+        with torch.random.fork_rng():  # without weights, a recipe makes the same network every time
+            torch.manual_seed(self.file.export.seed)
+            return build(self.folder, model.factory, model.options, model.weights)
 
     def example_inputs(self, dims: Mapping[str, Dim] | None = None) -> tuple[Tensor, ...]:
         """Seeded inputs at the opt sizes, for forward().

@@ -81,9 +81,9 @@ def trace(
         arguments = [_tensor(a) for a in seeded_arrays(specs, at, seed).values()]
         return _Call(() if keywords else tuple(arguments), dict(zip(keywords, arguments)))
 
-    # A size of 1 would be taken for a constant by torch.export, so it is traced with a larger one.
-    traced = call({name: dim.opt if dim.opt > 1 else dim.max for name, dim in sizes.items()})
-    with _eval_mode(model):
+    # A size of 1, or of one multiple, would be taken for a constant by torch.export: it is traced with a larger one.
+    traced = call({name: dim.opt if dim.opt > dim.multiple else dim.max for name, dim in sizes.items()})
+    with eval_mode(model):
         output_names = _output_names(_run(model, traced), outputs)
         program = _export(model, traced, specs, flexible)
         for each in (traced, call(sizes_at(sizes, "min"))):
@@ -127,7 +127,8 @@ def _check_model(model: nn.Module) -> None:
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; every module's flag is as before at the end."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

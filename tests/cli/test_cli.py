@@ -16,7 +16,7 @@ from dyndeploy.cli import _options, app
 from dyndeploy.pipeline.export import BODIES
 from dyndeploy.tensors import POINTS
 
-VERBS = ("doctor", "inspect", "export", "check", "bench", "demo")
+VERBS = ("doctor", "inspect", "export", "check", "bench", "demo", "models")
 RECIPE = """
 [model]
 factory = "model:Net"

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from dyndeploy.demo.data import Digits, load
 from dyndeploy.demo.network import DigitsNet
-from dyndeploy.demo.train import accuracy, rate_factor, set_inactive, train
+from dyndeploy.demo.train import accuracy, rate_factor, train
 from dyndeploy.errors import DynError
 
 ROOT = Path(__file__).parents[2]
@@ -74,11 +75,16 @@ def test_rate_rises_and_falls():
     assert rates[5:] == sorted(rates[5:], reverse=True)
 
 
-@pytest.mark.parametrize(("done", "inactive"), [(0.0, 0), (1 / 12, 0), (5 / 12, 4), (0.75, 8), (1.0, 8)])
-def test_dropped_channels_follow_the_schedule_of_the_official_code(done, inactive):
-    network = DigitsNet(width=8)  # the layer has 16 input channels, of which half are kept
-    set_inactive(network, done)
-    assert int(network.select[0].inactive) == inactive
+def test_dropped_channels_follow_the_schedule_of_the_official_code(data):
+    network, seen = DigitsNet(width=8), []  # the layer has 16 input channels, of which half are kept
+    network.select[0].register_forward_pre_hook(lambda layer, _inputs: seen.append(layer.inactive))
+    train(network, data, max_steps=12)
+    assert seen == [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8]
+
+
+def test_a_network_without_dgc_is_trained_too(data):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 10))
+    assert train(network, data, max_steps=2).steps == 2
 
 
 def test_a_trained_network_drops_channels_and_bends_its_grid(data):
@@ -97,10 +103,10 @@ def test_offsets_learn_at_a_tenth_of_the_rate(data):
     assert moved["bend.0.predictor.bias"] == pytest.approx(0.1 * moved["classify.bias"], rel=0.05)
 
 
-def test_the_sample_writes_weights_that_the_network_takes(tmp_path):
+def test_the_recipes_program_writes_weights_that_the_network_takes(tmp_path):
     file = tmp_path / "deep" / "digits.safetensors"
     done = subprocess.run(
-        [sys.executable, ROOT / "samples/train_digits.py", "--steps", "2", "--output", file],
+        [sys.executable, ROOT / "export/digits/train.py", "--steps", "2", "--output", file],
         capture_output=True,
         text=True,
         check=True,

@@ -9,6 +9,7 @@ from dyndeploy.graph._rewrite import custom_nodes
 from dyndeploy.graph.fold_constants import FoldConstants
 from dyndeploy.graph.fuse_predictor import FusePredictor
 from dyndeploy.graph.widen_predictor import WidenPredictor
+from dyndeploy.nn import ModulatedDeformConv2d
 
 
 class Model(nn.Module):
@@ -59,3 +60,15 @@ def test_the_op_reads_the_predictor_itself(style, torchvision_op, lowered, run):
         assert "Concat" in [n.op_type for n in model.graph]
     np.testing.assert_allclose(run(model, {"x": x.numpy()})[0], before, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(before, module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset_groups", [1, 2])
+def test_a_layer_without_masks_ends_in_one_convolution(offset_groups, lowered, run):
+    layer = ModulatedDeformConv2d(4, 6, 3, 2, 1, offset_groups=offset_groups, modulated=False)
+    nn.init.normal_(layer.predictor.weight, std=0.3)
+    x = torch.randn(3, 4, 11, 12)
+    model = lowered(layer, x)
+    for a_pass in (FoldConstants(), FusePredictor(), WidenPredictor()):
+        a_pass(model)
+    assert [n.op_type for n in model.graph] == ["Conv", "ModulatedDeformConv2d"]
+    np.testing.assert_allclose(run(model, {"x": x.numpy()})[0], layer(x).detach().numpy(), rtol=1e-4, atol=1e-5)

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dyndeploy.errors import DynError
 from dyndeploy.ops._layer import check_arguments, check_fits, check_input
 from dyndeploy.ops._torch import pair
-from dyndeploy.ops.dcnv2.op import modulated_deform_conv2d
+from dyndeploy.ops.dcnv2.op import modulated_deform_conv2d, with_masks_of_one
 
 
 class ModulatedDeformConv2d(nn.Module):
@@ -106,9 +105,10 @@ class ModulatedDeformConv2d(nn.Module):
         check_fits(
             "ModulatedDeformConv2d", x, kernel_size=self.kernel_size, padding=self.padding, dilation=self.dilation
         )
+        predicted: Tensor = self.predictor(x)
         return modulated_deform_conv2d(
             x,
-            self._predict(x),
+            predicted if self.modulated else with_masks_of_one(predicted),
             self.weight,
             self.bias,
             stride=self.stride,
@@ -119,18 +119,6 @@ class ModulatedDeformConv2d(nn.Module):
             sigmoid=self.modulated,
             mask_scale=self.mask_scale if self.modulated else 1.0,
         )
-
-    def _predict(self, x: Tensor) -> Tensor:
-        if self.modulated:
-            offset_mask: Tensor = self.predictor(x)
-            return offset_mask
-        # DCNv1 is the same op with masks of one: the predictor is widened by rows of zeros with a bias of one.
-        p = self.predictor
-        assert p.bias is not None
-        rows = p.out_channels // 2
-        weight = torch.cat([p.weight, p.weight.new_zeros(rows, *p.weight.shape[1:])])
-        bias = torch.cat([p.bias, p.bias.new_ones(rows)])
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
 
     def extra_repr(self) -> str:
         """The arguments that are not the defaults."""

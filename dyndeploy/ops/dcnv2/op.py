@@ -74,6 +74,15 @@ def modulated_deform_conv2d(
     )
 
 
+def with_masks_of_one(offset: Tensor) -> Tensor:
+    """[N, 2*G*K, Ho, Wo] offsets -> [N, 3*G*K, Ho, Wo]: DCNv1 is this op, without the sigmoid.
+
+    The export widens the convolution that predicts the offsets instead (WidenPredictor).
+    """
+    mask = offset.new_ones(1).expand(offset.shape[0], offset.shape[1] // 2, *offset.shape[2:])
+    return torch.cat([offset, mask], dim=1)
+
+
 def decompose_torchvision(program: ExportedProgram) -> ExportedProgram:
     """Rewrite calls of torchvision.ops.deform_conv2d as this op, so that models which use it are exported unchanged.
 
@@ -83,11 +92,11 @@ def decompose_torchvision(program: ExportedProgram) -> ExportedProgram:
     overload = getattr(getattr(namespace, "deform_conv2d", None), "default", None)
     if overload is None or all(node.target is not overload for node in program.graph.nodes):
         return program
-    decomposed: ExportedProgram = program.run_decompositions({overload: _torchvision_deform_conv2d})
+    decomposed: ExportedProgram = program.run_decompositions({overload: torchvision_deform_conv2d})
     return decomposed
 
 
-def _torchvision_deform_conv2d(
+def torchvision_deform_conv2d(
     x: Tensor,
     weight: Tensor,
     offset: Tensor,
@@ -103,11 +112,10 @@ def _torchvision_deform_conv2d(
     offset_groups: int,
     use_mask: bool,
 ) -> Tensor:
-    if not use_mask:
-        mask = offset.new_ones(1).expand(offset.shape[0], offset.shape[1] // 2, *offset.shape[2:])
+    """torchvision's op in terms of this one; its arguments are those of `torch.ops.torchvision.deform_conv2d`."""
     return modulated_deform_conv2d(
         x,
-        torch.cat([offset, mask], dim=1),
+        torch.cat([offset, mask], dim=1) if use_mask else with_masks_of_one(offset),
         weight,
         bias,
         stride=(stride_h, stride_w),

@@ -210,12 +210,13 @@ class DDFUp(_DecoupledFilter):
                     f"DDFUp: guide_channels={g}, but no guide was given.",
                     fix="forward(x, guide), or build the layer with guide_channels=None.",
                 )
-            by_branch = self.depthwise(x).reshape(n, c, s * s, h, w).transpose(1, 2).flatten(1, 2)
+            by_branch = _merged(self.depthwise(x).reshape(n, c, s * s, h, w).transpose(1, 2), 1, 2)
         elif _is_scaled(guide, x, 1):
             # The grouped convolution of R copies of the guide is the ungrouped one of the guide itself.
             return F.conv2d(guide, self.spatial_branch.weight, self.spatial_branch.bias)
         elif _is_scaled(guide, x, s):
-            by_branch = guide.reshape(-1, g, h, s, w, s).permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+            pixels = torch.unflatten(torch.unflatten(guide, 3, (w, s)), 2, (h, s))
+            by_branch = _merged(pixels.permute(0, 3, 5, 1, 2, 4), 1, 3)
         else:
             raise DynError(
                 f"DDFUp: the guide is {guide.shape[2]}x{guide.shape[3]} and the input {h}x{w}.",
@@ -235,6 +236,14 @@ def _gain(layer: str, nonlinearity: str) -> float:
         return float(nn.init.calculate_gain(nonlinearity))  # type: ignore[arg-type]
     except ValueError as error:
         raise DynError(f"{layer}: nonlinearity={nonlinearity!r}.", why=str(error), fix='"relu" or "linear"') from None
+
+
+def _merged(x: Tensor, first: int, last: int) -> Tensor:
+    """x.flatten(first, last) where the order of the dims asks for a copy.
+
+    flatten would first look whether a view is enough, and torch.export would rule out sizes of 1 from what it finds.
+    """
+    return x.clone(memory_format=torch.contiguous_format).flatten(first, last)
 
 
 def _is_scaled(guide: Tensor, x: Tensor, factor: int) -> bool:

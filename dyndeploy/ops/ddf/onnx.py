@@ -51,7 +51,8 @@ def body() -> ir.Function:
 def _filter_norm(b: Body, filters: ir.Value, taps: ir.Value) -> ir.Value:
     """(D - mean) / (unbiased std + 1e-10) over axis 4 if the attribute filter_norm is 1."""
     axis = b.ints(4)
-    centred = b.Sub(filters, b.ReduceMean(filters, axis, keepdims=1))
+    shifted = b.Sub(filters, b.Gather(filters, b.ints(0), axis=4))  # a constant filter becomes exactly 0
+    centred = b.Sub(shifted, b.ReduceMean(shifted, axis, keepdims=1))
     degrees = b.Cast(b.Sub(taps, b.ints(1)), to=ir.DataType.FLOAT)
     std = b.Sqrt(b.Div(b.ReduceSumSquare(centred, axis, keepdims=1), degrees))
     normed = b.Div(centred, b.Add(std, b.Constant(value_float=1e-10)))

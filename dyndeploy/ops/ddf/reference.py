@@ -162,7 +162,10 @@ def _filter_norm(filters: Tensor, filter_norm: bool) -> _Normed:
     axis = 4
     if not filter_norm:
         return _Normed(filters, None, axis)
-    centred = filters - filters.mean(axis, keepdim=True)
+    # From the first tap on: the mean of equal numbers is not always that number, and the rounding error that is left
+    # of a constant filter would be blown up to size 1.
+    shifted = filters - filters.narrow(axis, 0, 1)
+    centred = shifted - shifted.mean(axis, keepdim=True)
     std = (centred.square().sum(axis, keepdim=True) / (filters.shape[axis] - 1)).sqrt()
     return _Normed(centred / (std + _EPSILON), std, axis)
 
@@ -170,15 +173,18 @@ def _filter_norm(filters: Tensor, filter_norm: bool) -> _Normed:
 def _norm_gradient(grad: Tensor, normed: _Normed) -> Tensor:
     """The gradient of a filter from that of its z.
 
-    With e = epsilon: dL/dD = (g - mean(g) - z * (std + e)/std * sum(g*z)/(K-1)) / (std + e).
-    A constant filter (std 0) has z = 0, and its last term is 0.
+    With e = epsilon: dL/dD = (g - mean(g) - z * (1 + e/std) * sum(g*z)/(K-1)) / (std + e).
+
+    A constant filter (std 0, z = 0) gets g - mean(g), as if its std were 1. Its slope is 1e10 in theory: the first
+    step of an optimizer would throw the weights behind it out of reach of the second, and float16 overflows.
     """
     z, std, axis = normed
     if std is None:
         return grad
     slope = (grad * z).sum(axis, keepdim=True) / (z.shape[axis] - 1)
-    along = torch.where(std > 0, z * slope * ((std + _EPSILON) / std), 0.0)
-    return (grad - grad.mean(axis, keepdim=True) - along) / (std + _EPSILON)
+    spread = torch.where(std > 0, std, 1.0)
+    along = z * slope * (1 + _EPSILON / spread)
+    return (grad - grad.mean(axis, keepdim=True) - along) / (spread + _EPSILON)
 
 
 def _gain(channel_gain: Tensor, channel: _Normed) -> Tensor:

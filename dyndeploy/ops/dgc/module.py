@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,16 +26,22 @@ class DGConv2d(nn.Module):
     it through `inactive`: a number written into the buffer in place has no effect before the next `train()`,
     `eval()` or `load_state_dict()`.
 
+    With `network_wise=True` (DGC-G) a head drops the channels whose saliency is <= `threshold`, one number for the
+    whole network. It is state in the same way, as the buffer `saliency_threshold`; `inactive` is -1 then.
+
     Args:
         in_channels, out_channels: channels C and O.
         kernel_size, stride, padding, dilation: one int or (h, w).
         heads: groups of output channels with a gate of their own; divides O.
         squeeze: d, the saliency network has C // d hidden channels per head; d // 2 is taken where C < 80.
-        keep: share of the channels that a head keeps; the layer starts with inactive = round(C * (1 - keep)).
+        keep: share of the channels that a head keeps; the layer starts with inactive = round(C * (1 - keep)). Has no
+            effect with network_wise=True.
+        network_wise: drop by `threshold` instead of by number; the layer starts with a threshold of 0, which drops
+            nothing that counts.
 
     Attributes:
         saliency: the `Saliency` network; a forward hook on it sees what a lasso loss is about.
-        keep: as given.
+        keep, network_wise: as given.
 
     Shape:
         [N, C, H, W] -> [N, O, Ho, Wo], sizes as for nn.Conv2d.
@@ -52,6 +59,7 @@ class DGConv2d(nn.Module):
     """
 
     inactive_channels: Tensor
+    saliency_threshold: Tensor | None
 
     def __init__(
         self,
@@ -64,6 +72,7 @@ class DGConv2d(nn.Module):
         heads: int = 4,
         squeeze: int = 16,
         keep: float = 0.25,
+        network_wise: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(
@@ -82,12 +91,14 @@ class DGConv2d(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
         self.padding, self.dilation = pair(padding), pair(dilation)
-        self.heads, self.keep = heads, keep
+        self.heads, self.keep, self.network_wise = heads, keep, network_wise
         self.bn = nn.BatchNorm2d(in_channels)
         self.saliency = Saliency(in_channels, heads, squeeze)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
         self.register_buffer("inactive_channels", torch.zeros((), dtype=torch.int64))
-        self.inactive = round(in_channels * (1 - keep))
+        self.register_buffer("saliency_threshold", torch.zeros(()) if network_wise else None)
+        self.inactive = -1 if network_wise else round(in_channels * (1 - keep))
+        self._threshold = 0.0
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -97,16 +108,22 @@ class DGConv2d(nn.Module):
 
     @property
     def inactive(self) -> int:
-        """Channels dropped per head, 0 to C.
+        """Channels dropped per head, 0 to C; always -1 with network_wise=True.
 
         Raises:
-            DynError: the number set is outside 0..C.
+            DynError: the number set is outside 0..C, or the layer is network-wise.
         """
         return self._inactive
 
     @inactive.setter
     def inactive(self, value: int) -> None:
-        if not 0 <= value <= self.in_channels:
+        if self.network_wise and value != -1:
+            raise DynError(
+                f"DGConv2d: inactive={value} in a network-wise layer.",
+                why="It drops what is not above its threshold, not a number of channels.",
+                fix="layer.threshold = …, or build the layer with network_wise=False.",
+            )
+        if not self.network_wise and not 0 <= value <= self.in_channels:
             raise DynError(
                 f"DGConv2d: inactive={value} is outside 0..{self.in_channels}.",
                 why="It is the number of input channels that a head drops.",
@@ -114,6 +131,29 @@ class DGConv2d(nn.Module):
         # An int beside the buffer: reading a buffer in forward breaks torch.export and waits for the GPU.
         self._inactive = value
         self.inactive_channels.fill_(value)
+
+    @property
+    def threshold(self) -> float:
+        """The largest saliency that is dropped, a float32; 0 without network_wise, where it has no effect.
+
+        Raises:
+            DynError: the number set is not finite, or the layer is not network-wise.
+        """
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        if self.saliency_threshold is None:
+            raise DynError(
+                f"DGConv2d: threshold={value} in a layer that drops by number.",
+                fix="layer.inactive = …, or build the layer with network_wise=True.",
+            )
+        # Rounded here, once: the ONNX attribute is a float32, and eager float64 has to decide as it does.
+        rounded = torch.tensor(value, dtype=torch.float32, device="cpu").item()
+        if not math.isfinite(rounded):
+            raise DynError(f"DGConv2d: threshold={value} is not a finite float32.")
+        self._threshold = rounded
+        self.saliency_threshold.fill_(rounded)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, O, Ho, Wo]."""
@@ -129,12 +169,21 @@ class DGConv2d(nn.Module):
             dilation=self.dilation,
             heads=self.heads,
             inactive=self._inactive,
+            threshold=self._threshold,
         )
 
     def train(self, mode: bool = True) -> DGConv2d:
         """As nn.Module.train, and takes over a buffer that was written in place (a moving average does)."""
         self._read_buffer()
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DGConv2d:
+        """As nn.Module's, behind `to`, `half`, …; but the threshold stays float32, as the number stays an int."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.saliency_threshold is not None and self.saliency_threshold.dtype != torch.float32:
+            self.saliency_threshold = self.saliency_threshold.float()
+            self.saliency_threshold.fill_(self._threshold)
+        return self
 
     def _load_from_state_dict(
         self,
@@ -157,12 +206,17 @@ class DGConv2d(nn.Module):
     def _read_buffer(self) -> None:
         if not self.inactive_channels.is_meta:
             self.inactive = int(self.inactive_channels)
+        if self.saliency_threshold is not None and not self.saliency_threshold.is_meta:
+            self.threshold = float(self.saliency_threshold)
 
     def extra_repr(self) -> str:
         """The arguments that submodules do not show."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
         text += f", stride={self.stride}, padding={self.padding}, dilation={self.dilation}"
-        return text + f", heads={self.heads}, keep={self.keep}, inactive={self.inactive}"
+        text += f", heads={self.heads}"
+        if self.network_wise:
+            return text + f", network_wise=True, threshold={self.threshold}"
+        return text + f", keep={self.keep}, inactive={self.inactive}"
 
 
 class Saliency(nn.Module):

@@ -24,7 +24,7 @@ def test_half_filters_are_normalised_in_float32(body_error):
 def test_constant_filters_are_zero():
     case = Case.of(SPEC)
     feeds = case.draw(dtype="float32")
-    feeds["spatial_filter"][:] = 0.5
+    feeds["spatial_filter"][:] = 0.1  # the mean of nine of them is another float32
     session = onnxruntime.InferenceSession(single_op_model(SPEC, case.attributes).SerializeToString())
     (y,) = session.run(None, feeds)
     assert not y.any()

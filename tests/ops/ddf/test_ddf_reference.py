@@ -133,11 +133,15 @@ def test_filter_norm_forgets_scale_and_shift(draw):
 
 
 def test_constant_filters_are_zero_after_filter_norm(draw):
-    x, channel_filter, spatial_filter, channel_gain = (t.requires_grad_() for t in draw(Case.of(SPEC)))
-    y = decoupled_dynamic_filter(x, channel_filter, spatial_filter * 0 + 0.5, channel_gain, kernel_size=3)
+    """Also where their mean is another float32 than they are; the gradient is that of a filter of std 1."""
+    x, channel_filter, spatial_filter, channel_gain = (t.float().requires_grad_() for t in draw(Case.of(SPEC)))
+    y = decoupled_dynamic_filter(x, channel_filter, spatial_filter * 0 + 0.1, channel_gain, kernel_size=3)
     assert not y.any()
     y.sum().backward()
     assert all(t.grad.isfinite().all() for t in (x, channel_filter, spatial_filter, channel_gain))
+    constant = (spatial_filter.detach() * 0 + 0.1).requires_grad_()
+    decoupled_dynamic_filter(x, channel_filter, constant, channel_gain, kernel_size=3).sum().backward()
+    assert 0 < constant.grad.abs().max() < 100
 
 
 def test_one_tap_has_no_filter_norm(draw):
