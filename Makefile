@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-slow networks lint bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,6 +21,12 @@ demo: $(READY)  ## train a small network with all five layers, export it, prove 
 
 test: $(READY)  ## every test
 	$(BIN)/python -m pytest -n auto
+
+test-slow: $(READY)  ## every network in full size: exported, checked
+	$(BIN)/python -m pytest -m slow tests
+
+networks: $(READY)  ## export every network to bundles/, print the verdicts
+	$(BIN)/python samples/export_networks.py
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -10,6 +10,10 @@
     inspect                 what an ONNX file consists of, and who runs which op how
     doctor                  what is installed, and what to type where something is wrong
     nn                      the layers
+    create_model, list_models   the papers' networks, by name
+    load_checkpoint         weights of the papers' official code, or of ours
+    count_macs              multiply-accumulates of a network, layer by layer
+    training                losses, schedules and parameter groups that the layers are trained with
     DynError                the one error type
 """
 
@@ -22,9 +26,12 @@ from typing import TYPE_CHECKING, Any
 from dyndeploy._version import version
 
 if TYPE_CHECKING:
-    from dyndeploy import nn
+    from dyndeploy import nn, training
     from dyndeploy.bundle import Bundle
+    from dyndeploy.checkpoints import load_checkpoint
     from dyndeploy.errors import DynError
+    from dyndeploy.models import create_model, list_models
+    from dyndeploy.models.macs import count_macs
     from dyndeploy.pipeline.bench import bench
     from dyndeploy.pipeline.check import check
     from dyndeploy.pipeline.doctor import doctor
@@ -40,10 +47,14 @@ _HOME = {
     "DynError": "dyndeploy.errors",
     "bench": "dyndeploy.pipeline.bench",
     "check": "dyndeploy.pipeline.check",
+    "count_macs": "dyndeploy.models.macs",
+    "create_model": "dyndeploy.models",
     "doctor": "dyndeploy.pipeline.doctor",
     "export": "dyndeploy.pipeline.export",
     "export_recipe": "dyndeploy.pipeline.recipe",
     "inspect": "dyndeploy.pipeline.inspect",
+    "list_models": "dyndeploy.models",
+    "load_checkpoint": "dyndeploy.checkpoints",
     "open_session": "dyndeploy.runtimes",
 }
 
@@ -53,18 +64,23 @@ __all__ = [
     "__version__",
     "bench",
     "check",
+    "count_macs",
+    "create_model",
     "doctor",
     "export",
     "export_recipe",
     "inspect",
+    "list_models",
+    "load_checkpoint",
     "nn",
     "open_session",
+    "training",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "nn":
-        return _load("dyndeploy.nn")
+    if name in ("nn", "training"):
+        return _load(f"dyndeploy.{name}")
     if name == "__version__":
         value: Any = version()
     elif name in _HOME:

@@ -168,8 +168,8 @@ def main(arguments: list[str] | None = None) -> None:
 STUDY = """# Each layer against a plain convolution
 
 Written by `{command} --output docs/study`: a network with three 3x3 layers
-on scikit-learn's handwritten digits, enlarged to 32x32 and distorted anew in every step; {steps} steps of 32 images, the same
-for all. Accuracy in % of 450 held-out images; one image is 0.22 %.
+on scikit-learn's handwritten digits, enlarged to 32x32 and distorted anew in every step; {steps} steps of 32 images,
+the same for all. Accuracy in % of 450 held-out images; one image is 0.22 %.
 
 {table}
 

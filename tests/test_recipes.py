@@ -23,7 +23,9 @@ def test_there_is_a_recipe():
 @each_recipe
 def test_recipe_exports_and_checks(path, tmp_path):
     recipe = Recipe.load(path)
-    bundle = dyndeploy.export_recipe(recipe, tmp_path / recipe.name)
+    # The smallest sizes are proof enough, and the quickest; what varies still varies.
+    small = {name: (d.min, d.min + d.multiple, d.min + d.multiple, d.multiple) for name, d in recipe.file.dims.items()}
+    bundle = dyndeploy.export_recipe(recipe, tmp_path / recipe.name, dims=small)
     assert [spec.name for spec in bundle.manifest.inputs] == [spec.name for spec in recipe.inputs]
     result = dyndeploy.check(bundle, runtimes=["torch", *recipe.file.export.targets])
     assert result.ok

@@ -30,7 +30,7 @@ class SCBottleneck(ResidualBlock):
     def __init__(self, place: Place, average_down: bool = False) -> None:
         super().__init__()
         half, out_channels = place.planes // 2, place.planes * self.expansion
-        # The official "v1d" averages in the first block of stages 2 to 4, also where a dilation took the stride's place.
+        # The official "v1d" averages in the first block of stages 2 to 4, also with a dilation for the stride.
         average = average_down and (place.stride > 1 or (place.opens and place.stage > 1))
         stride = 1 if average else place.stride
         self.conv1_a = nn.Conv2d(place.in_channels, half, 1, bias=False)

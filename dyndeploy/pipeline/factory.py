@@ -12,10 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
+from dyndeploy.checkpoints import load_checkpoint
 from dyndeploy.errors import DynError, nearest
 
 
@@ -26,7 +25,7 @@ def build(folder: Path, path: str, options: Mapping[str, Any], weights: str | No
         folder: the recipe's folder.
         path: "module:callable"; the module lies in the folder, or is importable.
         options: keyword arguments of the callable.
-        weights: a safetensors file, relative to the folder.
+        weights: a checkpoint that `load_checkpoint` reads, relative to the folder.
 
     Raises:
         DynError: the callable is not found, does not take the options or returns no module, or the weights
@@ -109,38 +108,9 @@ def _import(module: str) -> ModuleType:
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
-    if path.suffix != ".safetensors":
-        raise DynError(
-            f"model.weights = {path.name!r} is not a safetensors file.",
-            why="Other formats of weights can run code when they are read.",
-            fix="safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')",
-        )
     if not path.is_file():
         raise DynError(f"model.weights: there is no {path}.", fix="Put it there, or take the line out.")
     try:
-        given = load_file(path)
-    except SafetensorError as error:
-        raise DynError(f"{path} cannot be read.", why=str(error)) from None
-    expected = model.state_dict()
-    problems = [
-        *_listed("missing", sorted(expected.keys() - given.keys())),
-        *_listed("unexpected", sorted(given.keys() - expected.keys())),
-        *_listed(
-            "of another shape",
-            [
-                f"{k} {list(given[k].shape)}, not {list(expected[k].shape)}"
-                for k in expected
-                if k in given and given[k].shape != expected[k].shape
-            ],
-        ),
-    ]
-    if problems:
-        raise DynError(f"{path} does not hold the weights of {type(model).__name__}.", why="; ".join(problems))
-    model.load_state_dict(given)
-
-
-def _listed(kind: str, keys: list[str], most: int = 8) -> list[str]:
-    if not keys:
-        return []
-    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return [f"{kind}: {', '.join(keys[:most])}{rest}"]
+        load_checkpoint(model, path)
+    except DynError as error:
+        raise DynError(f"model.weights = {path.name!r}: {error.what}", why=error.why, fix=error.fix) from error

@@ -42,4 +42,6 @@ def enliven(network: nn.Module, *inputs: Tensor, seed: int = 0) -> nn.Module:
         network(*inputs)
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
+            if norm.running_var is not None:  # a channel that was constant would explode on other inputs
+                norm.running_var.clamp_(min=float(norm.running_var.mean()) / 4 + norm.eps)
     return network.eval()

@@ -267,11 +267,15 @@ def test_weights_that_cannot_be_read(tmp_path):
         recipe.build_model()
 
 
-def test_pickled_weights_are_refused(tmp_path):
-    toml = GOOD.replace('factory = "model:Net"', 'factory = "model:Net"\nweights = "w.pt"')
+def test_checkpoints_of_training_code(tmp_path):
+    """Of torch.save, too: tensors are read, code is not."""
+    toml = GOOD.replace('factory = "model:Net"', 'factory = "model:Net"\nweights = "w.pth.tar"')
     recipe = Recipe.load(write(tmp_path / "two", toml))
-    torch.save({}, recipe.folder / "w.pt")
-    with pytest.raises(DynError, match=r"'w\.pt' is not a safetensors file(.|\n)*can run code"):
+    weights = {"module.conv.weight": torch.randn(4, 3, 3, 3), "module.conv.bias": torch.randn(4)}
+    torch.save({"epoch": 3, "state_dict": weights}, recipe.folder / "w.pth.tar")
+    assert torch.equal(recipe.build_model().conv.bias, weights["module.conv.bias"])
+    torch.save({"state_dict": weights, "dim": Dim(min=1, opt=1, max=1)}, recipe.folder / "w.pth.tar")
+    with pytest.raises(DynError, match=r"model\.weights = 'w\.pth\.tar'(.|\n)*more than tensors(.|\n)*never code"):
         recipe.build_model()
 
 

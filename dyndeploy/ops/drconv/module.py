@@ -22,8 +22,8 @@ class DRConv2d(nn.Module):
 
     Every output pixel belongs to one of m regions, the argmax of a guide; every region of every sample has
     filters of its own, generated from the sample. The guide is a convolution C -> m on the same input, with
-    the same kernel, stride, padding and dilation, without a bias; or it is given to `forward`, so that the
-    layers of a block share one.
+    the same kernel, stride, padding and dilation, by default without a bias; or it is given to `forward`, so
+    that the layers of a block share one.
 
     Args:
         in_channels, out_channels: channels C and O.
@@ -33,6 +33,7 @@ class DRConv2d(nn.Module):
         generator: "mix" (official code, `MixGenerator`) or "paper" (`PaperGenerator`).
         bases: number of filter banks that "mix" mixes; "paper" has none.
         guide_conv: False leaves the guide's convolution out: `forward` then needs a guide.
+        guide_bias: the guide's convolution has a bias, as in the unofficial port.
 
     Shape:
         [N, C, H, W] -> [N, O, Ho, Wo], sizes as for nn.Conv2d.
@@ -60,6 +61,7 @@ class DRConv2d(nn.Module):
         bases: int = 8,
         *,
         guide_conv: bool = True,
+        guide_bias: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(
@@ -72,12 +74,14 @@ class DRConv2d(nn.Module):
             dilation=dilation,
         )
         SPEC.attribute("regions").check("DRConv2d", regions)
+        if guide_bias and not guide_conv:
+            raise DynError("DRConv2d: guide_bias=True, but guide_conv=False: there is no convolution to have it.")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
         self.padding, self.dilation = pair(padding), pair(dilation)
         self.regions = regions
         self.guide_conv = (
-            nn.Conv2d(in_channels, regions, self.kernel_size, self.stride, self.padding, self.dilation, bias=False)
+            nn.Conv2d(in_channels, regions, self.kernel_size, self.stride, self.padding, self.dilation, bias=guide_bias)
             if guide_conv
             else None
         )
@@ -202,10 +206,17 @@ class PaperGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, m*O, C*K]."""
-        rows, columns = (_pooling(x, axis, k) for axis, k in zip((2, 3), self.kernel_size))
-        pooled = rows @ x @ columns.mT
+        pooled = _pooled(x, self.kernel_size)
         filters: Tensor = self.expand(self.squeeze(pooled).sigmoid())  # channels are [region][O][C]
         return filters.reshape(-1, self.rows, self.columns)
+
+
+def _pooled(x: Tensor, cells: tuple[int, int]) -> Tensor:
+    """[N, C, H, W] -> [N, C, *cells], as adaptive average pooling."""
+    if cells == (1, 1):
+        return x.mean((2, 3), keepdim=True)  # nothing to build matrices for, and a map of one pixel traces too
+    rows, columns = (_pooling(x, axis, count) for axis, count in zip((2, 3), cells))
+    return rows @ x @ columns.mT
 
 
 def _pooling(x: Tensor, axis: int, cells: int) -> Tensor:

@@ -132,6 +132,15 @@ def test_guide_has_the_window_of_the_layer(x):
     assert layer.guide_conv.bias is None
 
 
+def test_a_guide_may_have_a_bias(x):
+    layer = layer_of("mix", guide_bias=True)
+    assert layer.guide_conv.bias.shape == (3,)
+    plain = F.conv2d(x, layer.guide_conv.weight, None, layer.stride, layer.padding, layer.dilation)
+    torch.testing.assert_close(layer(x), layer(x, plain + layer.guide_conv.bias[:, None, None]))
+    with pytest.raises(DynError, match="guide_bias=True, but guide_conv=False"):
+        DRConv2d(4, 6, 3, guide_conv=False, guide_bias=True)
+
+
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_a_block_shares_one_guide(x, generator):
     """A guide that is given wins over the layer's own, and the layer needs none of its own."""
