@@ -27,7 +27,7 @@ from dyndeploy.testing.single_op import single_op_model
 
 ROOT = Path(__file__).parents[1]
 OPS = ROOT / "dyndeploy" / "ops"
-PARTS = ["__init__.py", "reference.py", "op.py", "module.py", "onnx.py", "README.md"]
+PARTS = ["__init__.py", "reference.py", "op.py", "module.py", "onnx.py", "checkpoint.py", "README.md"]
 
 each_operator = pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.folder)
 each_custom_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)

@@ -65,7 +65,7 @@ def test_json():
     assert (first["parameters"], first["input_shapes"]) == (4_264_810, [[1, 3, 32, 32]])
     assert first["macs"] + sum(first["elementwise"].values()) == value_of(first["published"]["macs"])
     assert 0 < first["generator"] < first["macs"]
-    assert first["macs_difference"] == pytest.approx(-8.29, abs=0.01)
+    assert first["macs_difference"] == 0, "the official counter has the elementwise operations in it"
 
 
 def test_a_figure_that_nobody_published_is_left_out():
