@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dyndeploy.errors import DynError, nearest
 from dyndeploy.models import list_models
-from dyndeploy.testing.networks import deploy
+from dyndeploy.pipeline.deploy import deploy
 
 COLUMNS = ("network", "custom ops", "model.onnx", "sizes, smallest to largest", "torch", "ONNX Runtime", "relative L2")
 

@@ -1,28 +1,23 @@
-"""Does a network of `list_models()` survive the way into deployment? Export it with lively weights, and check it."""
+"""Networks of `list_models()` for tests: weights, inputs and dynamic sizes that leave nothing idle."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dyndeploy.bundle import Bundle
 from dyndeploy.models import create_model
 from dyndeploy.models.backbone import Backbone
 from dyndeploy.models.joint_upsampling import JointUpsampler
-from dyndeploy.pipeline.check import check
-from dyndeploy.pipeline.export import export
 from dyndeploy.testing.weights import enliven
-from dyndeploy.verdict.result import CheckResult
 
 #: Input name -> shape with names of dims, and dim name -> (min, opt, max, multiple).
 Shapes = Mapping[str, list[int | str]]
 Sizes = Mapping[str, tuple[int, int, int, int]]
 #: Of images, normalised with ImageNet's mean and deviation.
-_RANGE = (-2.1, 2.6)
+RANGE = (-2.1, 2.6)
 
 
 def deployment_shapes(network: nn.Module) -> tuple[Shapes, Sizes]:
@@ -33,7 +28,7 @@ def deployment_shapes(network: nn.Module) -> tuple[Shapes, Sizes]:
     """
     if isinstance(network, JointUpsampler):
         scale = network.scale
-        low: list[int | str] = ["batch", 1, "height", "width"]
+        low: list[int | str] = ["batch", network.in_channels, "height", "width"]
         fine: list[int | str] = ["batch", network.guide_channels, f"{scale}*height", f"{scale}*width"]
         return {"depth": low, "guide": fine}, {"batch": (1, 2, 3, 1), "height": (6, 8, 10, 1), "width": (6, 8, 12, 1)}
     assert isinstance(network, Backbone), f"{type(network).__name__} is neither a backbone nor a joint upsampler"
@@ -47,24 +42,6 @@ def deployment_shapes(network: nn.Module) -> tuple[Shapes, Sizes]:
     return {"image": image}, {"batch": (1, 2, 2, 1), "height": height, "width": width}
 
 
-def deploy(name: str, folder: str | os.PathLike[str], **options: Any) -> tuple[Bundle, CheckResult]:
-    """Export a network of `list_models()` with lively weights and check it in torch and in ONNX Runtime.
-
-    Args:
-        name, options: as for `create_model`.
-        folder: of the bundle.
-
-    Raises:
-        DynError: the network cannot be made or exported.
-    """
-    network = lively_model(name, **options)
-    inputs, dims = deployment_shapes(network)
-    bundle = export(
-        network, _example(inputs, dims), folder, inputs=inputs, dims=dims, ranges=dict.fromkeys(inputs, _RANGE)
-    )
-    return bundle, check(bundle, runtimes=["torch", "onnxruntime"])
-
-
 def lively_model(name: str, **options: Any) -> nn.Module:
     """A network of `list_models()`, untrained, under whose weights no layer is idle (`enliven`); the same every time.
 
@@ -74,14 +51,16 @@ def lively_model(name: str, **options: Any) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = create_model(name, **options)
-        return enliven(network, *_example(*deployment_shapes(network)))
+        return enliven(network, *example_inputs(*deployment_shapes(network)))
 
 
-def _example(inputs: Shapes, dims: Sizes) -> tuple[Tensor, ...]:
+def example_inputs(inputs: Shapes, dims: Sizes) -> tuple[Tensor, ...]:
+    """Random tensors in `RANGE` at the usual sizes of what `deployment_shapes` gives."""
+
     def size(dim: int | str) -> int:
         factor, _, base = str(dim).rpartition("*")
         return dim if isinstance(dim, int) else int(factor or 1) * dims[base][1]
 
     return tuple(
-        torch.rand([size(dim) for dim in shape]) * (_RANGE[1] - _RANGE[0]) + _RANGE[0] for shape in inputs.values()
+        torch.rand([size(dim) for dim in shape]) * (RANGE[1] - RANGE[0]) + RANGE[0] for shape in inputs.values()
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from dyndeploy.models import list_models
-from dyndeploy.testing.networks import deploy
+from dyndeploy.pipeline.deploy import deploy
 from dyndeploy.testing.numeric import Verdict
 
 # The networks use the standard body of ModulatedDeformConv2d.
