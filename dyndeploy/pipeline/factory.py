@@ -18,14 +18,14 @@ from dyndeploy.checkpoints import load_checkpoint
 from dyndeploy.errors import DynError, nearest
 
 
-def build(folder: Path, path: str, options: Mapping[str, Any], weights: str | None) -> nn.Module:
+def build(folder: Path, path: str, options: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> nn.Module:
     """The network that a recipe describes, in eval mode.
 
     Args:
         folder: the recipe's folder.
         path: "module:callable"; the module lies in the folder, or is importable.
         options: keyword arguments of the callable.
-        weights: a checkpoint that `load_checkpoint` reads, relative to the folder.
+        weights: the checkpoint's "file", relative to the folder, and further arguments of `load_checkpoint`.
 
     Raises:
         DynError: the callable is not found, does not take the options or returns no module, or the weights
@@ -47,7 +47,7 @@ def build(folder: Path, path: str, options: Mapping[str, Any], weights: str | No
             fix="It has to return a torch.nn.Module.",
         )
     if weights is not None:
-        _load_weights(model, folder / weights)
+        _load_weights(model, folder, **weights)
     return model.eval()
 
 
@@ -107,10 +107,11 @@ def _import(module: str) -> ModuleType:
         ) from None
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
+def _load_weights(model: nn.Module, folder: Path, file: str, **how: Any) -> None:
+    path = folder / file
     if not path.is_file():
         raise DynError(f"model.weights: there is no {path}.", fix="Put it there, or take the line out.")
     try:
-        load_checkpoint(model, path)
+        load_checkpoint(model, path, **how)
     except DynError as error:
         raise DynError(f"model.weights = {path.name!r}: {error.what}", why=error.why, fix=error.fix) from error

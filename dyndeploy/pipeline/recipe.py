@@ -6,7 +6,7 @@ What a recipe.toml may hold; only [model] and [inputs] are needed:
 
     [model]
     factory = "model:DigitsNet"         # model.py beside this file, or "package.module:callable"
-    weights = "digits.safetensors"      # optional
+    weights = "digits.safetensors"      # optional; or { file = "detector.pth", prefix = "backbone", ignore = ["fc.*"] }
     options = { classes = 10 }          # keyword arguments of the factory
 
     [dims]
@@ -37,7 +37,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from dyndeploy.bundle import Bundle, Precision
 from dyndeploy.errors import DynError, MissingPackageError, nearest
@@ -76,11 +76,24 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class WeightsSection(_Section):
+    """model.weights: the arguments of `dyndeploy.load_checkpoint`; the file lies beside the recipe."""
+
+    file: str
+    prefix: str = ""
+    ignore: list[str] = []
+    entry: str | None = None
+
+
+def _weights(value: object) -> object:
+    return {"file": value} if isinstance(value, str) else value
+
+
 class ModelSection(_Section):
     """[model]: what builds the network, and its weights."""
 
     factory: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
-    weights: str | None = None
+    weights: Annotated[WeightsSection | None, BeforeValidator(_weights)] = None
     options: dict[str, Any] = {}
 
 
@@ -187,7 +200,8 @@ class Recipe:
         model = self.file.model
         with torch.random.fork_rng():  # without weights, a recipe makes the same network every time
             torch.manual_seed(self.file.export.seed)
-            return build(self.folder, model.factory, model.options, model.weights)
+            weights = model.weights.model_dump() if model.weights else None
+            return build(self.folder, model.factory, model.options, weights)
 
     def example_inputs(self, dims: Mapping[str, Dim] | None = None) -> tuple[Tensor, ...]:
         """Seeded inputs at the opt sizes, for forward().

@@ -13,8 +13,8 @@ def enliven(network: nn.Module, *inputs: Tensor, seed: int = 0) -> nn.Module:
 
     A fresh network hides errors: offset predictors and the last BatchNorm of a residual branch start at zero, running
     means at 0 and variances at 1. Here every parameter that is all zero is drawn anew (a matrix with a standard
-    deviation of 1/sqrt(fan-in), a vector with 0.1), BatchNorms get a scale in 0.5..1.5, and their statistics become
-    those of the inputs, so that activations keep their size in a deep network.
+    deviation of 1/sqrt(fan-in), a vector with 0.1), BatchNorms get a scale in 0.5..1.5 (a fifth of it where it was
+    zero), and their statistics become those of the inputs, so that activations keep their size in a deep network.
 
     Args:
         network: left in eval mode.
@@ -27,14 +27,16 @@ def enliven(network: nn.Module, *inputs: Tensor, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
+        for norm in norms:
+            if norm.affine:
+                # Those that start at zero keep their branches weak: 33 strong ones in a row multiply rounding errors.
+                strength = 1.0 if norm.weight.any() else 0.2
+                norm.weight.copy_(strength * (0.5 + torch.rand(norm.weight.shape, generator=generator)))
         for parameter in network.parameters():
             if not parameter.any():
                 fan_in = math.prod(parameter.shape[1:])
                 deviation = 1 / math.sqrt(fan_in) if parameter.dim() > 1 else 0.1
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
-        for norm in norms:
-            if norm.affine:
-                norm.weight.copy_(0.5 + torch.rand(norm.weight.shape, generator=generator))
         momenta = [norm.momentum for norm in norms]
         network.train()
         for norm in norms:

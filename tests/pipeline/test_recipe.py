@@ -279,6 +279,20 @@ def test_checkpoints_of_training_code(tmp_path):
         recipe.build_model()
 
 
+def test_a_part_of_a_checkpoint(tmp_path):
+    """A detector's file: the backbone is under a prefix, and something in it is not wanted."""
+    part = '{ file = "w.pth", prefix = "backbone", ignore = ["backbone.fc.*"], entry = "ema" }'
+    recipe = Recipe.load(
+        write(tmp_path / "two", GOOD.replace('factory = "model:Net"', f'factory = "model:Net"\nweights = {part}'))
+    )
+    conv = {"backbone.conv.weight": torch.randn(4, 3, 3, 3), "backbone.conv.bias": torch.randn(4)}
+    torch.save({"ema": conv | {"backbone.fc.bias": torch.zeros(2), "neck": torch.zeros(1)}}, recipe.folder / "w.pth")
+    assert torch.equal(recipe.build_model().conv.bias, conv["backbone.conv.bias"])
+    wrong = GOOD.replace('factory = "model:Net"', 'factory = "model:Net"\nweights = { file = "w.pth", prefx = "a" }')
+    with pytest.raises(DynError, match=r"no field model.weights.prefx(.|\n)*prefix\?"):
+        Recipe.load(write(tmp_path / "three", wrong))
+
+
 def test_exporting_a_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     toml = GOOD.replace('["Softmax"]', '["Conv"]')

@@ -8,7 +8,7 @@ from dyndeploy.models.ddf import ddf_resnet50
 from dyndeploy.nn import DDF, ModulatedDeformConv2d
 from dyndeploy.testing.weights import enliven
 
-SMALL = {"width": 8, "layers": (1, 1, 1, 1), "num_classes": 5}
+SMALL = {"width": 20, "layers": (1, 1, 1, 1), "num_classes": 5}
 
 
 @pytest.mark.parametrize(("network", "layer"), [(resnet50_dcnv2, ModulatedDeformConv2d), (ddf_resnet50, DDF)])
