@@ -143,6 +143,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS), help="which ones (default: all)")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time (default: 2)")
     options = parser.parse_args(arguments)
+    if min(options.steps, options.seeds, options.jobs) < 1:
+        parser.error("--steps, --seeds and --jobs are at least 1")
 
     todo = [(layer, seed) for seed in range(options.seeds) for layer in options.layers]
     # A fresh process per training: torch's threads and its random state do not survive a fork.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -9,14 +10,20 @@ from torch import Tensor, nn
 from dyndeploy.checkpoints.fit import Entry, Fit, fit, places, under
 from dyndeploy.errors import DynError
 from dyndeploy.models import Backbone
+from dyndeploy.nn import ModulatedDeformConv2d
+
+#: What classifiers are called, ours and those of other code: what a backbone alone does without.
+_HEADS = {"fc", "classifier", "conv_last", "linear", "head"}
 
 
 def advice(target: nn.Module, result: Fit, entries: Mapping[str, Tensor], prefix: str) -> str | None:
     """The fix for entries that do not fit, as far as can be seen; None if it cannot."""
-    if result.missing and (found := place(target, entries, prefix)):
+    if (result.missing or result.unexpected) and (found := place(target, entries, prefix)):
         return found
-    if isinstance(target, Backbone):
-        return _head(target, result) or (
+    if found := _averages(result) or _predictors(target, result, prefix):
+        return found
+    if isinstance(target, Backbone) and (result.missing or result.unexpected or result.misshapen):
+        return _head(target, result, prefix) or (
             "Build the network as the checkpoint's was (num_classes=, width=, layers=, …), or take another checkpoint."
         )
     if not (result.unexpected or result.misshapen or result.unusable) and set(result.missing) <= {"bias"}:
@@ -52,16 +59,70 @@ def _fits(target: nn.Module, entries: Mapping[str, Entry]) -> bool:
         return False
 
 
-def _head(target: Backbone, result: Fit) -> str | None:
+def _averages(result: Fit) -> str | None:
+    """The fix where running averages stand beside the weights, as mmdetection's hook saves them."""
+    if result.unexpected and all(name.startswith("ema_") for name in result.unexpected):
+        return "ignore=('ema_*',): running averages of weights that are there, too."
+    return None
+
+
+def _predictors(target: nn.Module, result: Fit, prefix: str) -> str | None:
+    """The fix where predictors of offsets differ, and the classifier at most: other layers are deformable, or none."""
+    missing = [name for name in result.missing if _top(name) not in _HEADS]
+    unexpected = [name for name in result.unexpected if _top(name, prefix) not in _HEADS]
+    paths = [path for path, m in target.named_modules() if isinstance(m, ModulatedDeformConv2d)]
+    lacking = [path for path in paths if f"{path}.predictor.weight".removeprefix(".") in result.missing]
+    explained = {f"{path}.predictor.{part}".removeprefix(".") for path in lacking for part in ("weight", "bias")}
+    left = {_stage(name) if re.search("offset|predictor|mask", name) else None for name in unexpected}
+    if not (missing or unexpected) or None in left or not explained.issuperset(missing):
+        return None
+    if not paths or result.misshapen or result.unusable:
+        return None
+    if left & {_stage(path) for path in lacking}:
+        return "offset_groups=, as the checkpoint's: its predictors of offsets are of another size."
+    stages = {stage for stage in left | {_stage(path) for path in paths if path not in lacking} if stage}
+    if stages:
+        return f"stages={tuple(sorted(stages))}: there the checkpoint's convolutions are deformable."
+    return (
+        "In the checkpoint these convolutions are plain. To start from it: load_checkpoint(plain, …), for the same "
+        "network with plain ones (stages=()), then model.load_state_dict(plain.state_dict(), strict=False); the "
+        "predictors start at zero."
+    )
+
+
+def _top(name: str, prefix: str = "") -> str:
+    """The part of the network that has it."""
+    return name.removeprefix(f"{prefix}.").partition(".")[0]
+
+
+def _stage(name: str) -> int | None:
+    """conv2 to conv5 of the paper: layer1 to layer4 here, res2 to res5 in detectron2."""
+    found = re.search(r"(layer|res)(\d)\.\d+\.conv2(\.|_|$)", name)
+    return int(found[2]) + (found[1] == "layer") if found else None
+
+
+def _head(target: Backbone, result: Fit, prefix: str) -> str | None:
     """The fix where only the classifier differs."""
     if result.unexpected and target.features_only and not result.missing and not result.misshapen:
-        heads = dict.fromkeys(name.partition(".")[0] for name in result.unexpected)
-        patterns = ", ".join(repr(f"{head}.*") for head in heads)
+        path = f"{prefix}." if prefix else ""
+        heads = dict.fromkeys(_top(name, prefix) for name in result.unexpected)
+        if not heads.keys() <= _HEADS:
+            return None
+        patterns = ", ".join(repr(f"{path}{head}.*") for head in heads)
         return f"ignore=({patterns},): with features_only=True there is no classifier."
-    linears = {f"{p}.{k}" for p, m in target.named_modules() if isinstance(m, nn.Linear) for k in ("weight", "bias")}
-    top = {name for name in linears if name.count(".") == 1}
-    if result.misshapen and result.misshapen.keys() <= top and not result.missing and not result.unexpected:
-        return f"num_classes={result.entries[next(iter(result.misshapen))].tensor.shape[0]}"
-    if result.missing and not result.unexpected and not result.misshapen and set(result.missing) <= top:
-        return "features_only=True: the checkpoint has no classifier."
+    if result.missing and not (result.unexpected or result.misshapen):
+        tops = {_top(name) for name in result.missing}
+        return "features_only=True: the checkpoint has no classifier." if tops <= _HEADS else None
+    if result.misshapen and not (result.missing or result.unexpected):
+        given = {name: list(result.entries[name].tensor.shape) for name in result.misshapen}
+        classes = {shape[0] for shape in given.values() if shape}
+        linears = {p for p, m in target.named_modules() if isinstance(m, nn.Linear) and "." not in p}
+        if (
+            {name.rpartition(".")[0] for name in given} <= linears
+            and all(
+                len(given[name]) == len(ours) and given[name][1:] == ours[1:] for name, ours in result.misshapen.items()
+            )
+            and len(classes) == 1
+        ):
+            return f"num_classes={classes.pop()}"
     return None

@@ -148,9 +148,7 @@ def _apply(result: Fit, path: str, names: Mapping[str, str], conversion: Convers
             fix="ignore=, with the names of those that are not meant.",
         )
     result.entries.update(made)
-    for ours, (tensor, why) in conversion.assumed.items():
-        result.entries[path + ours] = Entry(tensor, ())
-        result.assumed[(path + ours)[1:]] = why
+    result.assumed.update({(path + ours)[1:]: why for ours, why in conversion.assumed.items()})
     result.added += [path + ours for ours in conversion.added]
 
 
@@ -165,9 +163,16 @@ def _why_unusable(given: Tensor, value: Tensor) -> str | None:
         return f"is {given.dtype}, not {value.dtype}"
     if value.is_floating_point() != given.is_floating_point():
         # An integer that was saved as a float is one; weights that were saved as integers lack their scale.
-        whole = not value.is_floating_point() and bool((given == given.round()).all())
+        whole = not value.is_floating_point() and bool((finite(given) & (given == given.round())).all())
         return None if whole else f"is {given.dtype}, and not {value.dtype}"
+    if given.dtype != value.dtype and (lost := finite(given) & ~finite(given.to(value.dtype))).any():
+        return f"has values, such as {given[lost][0].item():.3g}, that are infinite in {value.dtype}"
     return None
+
+
+def finite(tensor: Tensor) -> Tensor:
+    """Where values are neither NaN nor infinite; those of 8 bits are widened, as torch has no test for all of them."""
+    return (tensor if tensor.itemsize > 1 else tensor.float()).isfinite()
 
 
 @cache

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dyndeploy.checkpoints.advice import advice, place
-from dyndeploy.checkpoints.fit import Fit, fit, places, under
-from dyndeploy.checkpoints.read import NotRead, read
+from dyndeploy.checkpoints.fit import Fit, finite, fit, places, under
+from dyndeploy.checkpoints.read import kind, read
 from dyndeploy.checkpoints.report import CheckpointReport, listed
 from dyndeploy.errors import DynError, nearest
 
@@ -60,8 +60,9 @@ def load_checkpoint(
         What was recognised and what became of every entry; print it.
 
     Raises:
-        DynError: the file cannot be read without running code; names are missing, unexpected or of another shape; a
-            pattern matches nothing; prefix or entry are not there. The module is as it was.
+        DynError: an argument is none of these; the file is damaged, or cannot be read without running code; names are
+            missing, unexpected or of another shape; a value is too large for the module's dtype; a pattern matches
+            nothing; prefix or entry are not there. The module is as it was.
 
     Example:
         >>> layer = nn.BatchNorm2d(4)
@@ -107,17 +108,22 @@ def load_checkpoint(
         dropped=result.dropped,
         assumed=result.assumed,
         added=tuple(name[1:] for name in result.added),
+        not_finite=tuple(name for name, found in result.entries.items() if not finite(found.tensor).all()),
     )
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    while True:
+def _unwrapped(module: object) -> nn.Module:
+    while isinstance(module, nn.Module):
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             module = module.module
         elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):  # torch.compile
             module = inner
         else:
             return module
+    raise DynError(
+        f"What is to be filled is no module: {kind(module)}.",
+        fix="load_checkpoint(model, checkpoint), the module first.",
+    )
 
 
 def _strip(entries: Mapping[str, Any], own: Iterable[str]) -> tuple[str, dict[str, Any]]:
@@ -147,8 +153,7 @@ def _tensors(entries: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
     siblings = (f"{prefix}_",) if prefix else ()
     others = {name: v for name, v in entries.items() if name not in tensors and not name.startswith(siblings)}
     if others:
-        kinds = {NotRead: "an object that is not read"}
-        names = [f"{name} ({kinds.get(type(value), type(value).__name__)})" for name, value in others.items()]
+        names = [f"{name} ({kind(value)})" for name, value in others.items()]
         raise DynError(
             f"{len(others)} entries are no tensors: {listed(names)}.",
             fix="torch.as_tensor(…) where they are weights, ignore=(…) where they are not.",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,16 @@ from dyndeploy.errors import DynError, nearest
 
 #: Where training code keeps its state dict, the likeliest first.
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
-#: Objects beside the weights that official code saves (arguments, accuracies, logs). They are not read.
+#: Objects beside the weights that training code saves (arguments, paths, dates, accuracies, logs). They are not read.
 _BESIDE = (
     "argparse.Namespace",
-    "builtins.getattr",
+    *(f"builtins.{name}" for name in ("dict", "float", "frozenset", "getattr", "int", "list", "range", "slice", "str")),
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(
+        f"{module}.{name}"
+        for module in ("pathlib", "pathlib._local")
+        for name in ("Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
+    ),
     "mmengine.logging.history_buffer.HistoryBuffer",
     *(f"numpy.{place}.multiarray.{name}" for place in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "numpy.dtype",
@@ -35,6 +42,11 @@ class NotRead:
     def __init__(self, *args: object, **kwargs: object) -> None: ...
 
     def __setstate__(self, state: object) -> None: ...
+
+
+def _plain_dict(*default_factory: object) -> dict[object, object]:
+    """Stands for `collections.defaultdict`: its entries are read, its factory is not."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -69,20 +81,63 @@ def read(source: str | os.PathLike[str] | Mapping[str, Any] | nn.Module, entry: 
     elif isinstance(source, Mapping):
         name, found = "the state dict", dict(source)
     else:
-        name, found = Path(source).name, _open(Path(source))
+        path = _path(source)
+        name, found = path.name, _open(path)
     return _unpack(name, found, entry)
 
 
+def kind(value: object) -> str:
+    """What a value is, for messages."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return "an object that is not read" if isinstance(value, NotRead) else type(value).__name__
+
+
+def _path(source: object) -> Path:
+    path = os.fspath(source) if isinstance(source, os.PathLike) else source
+    if not isinstance(path, str) or not path:
+        raise DynError(
+            f"This is no checkpoint: {'an empty path' if path == '' else kind(source)}.",
+            fix="The path of a file, a mapping of names to tensors, or a module.",
+        )
+    return Path(path)
+
+
 def _open(path: Path) -> Any:
+    if path.is_dir():
+        inside = ", ".join(sorted(file.name for file in path.iterdir())[:8])
+        raise DynError(f"{path} is a directory.", fix=f"The path of one file: {inside}" if inside else None)
     if not path.is_file():
         raise DynError(f"There is no file {path}.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([(NotRead, name) for name in _BESIDE]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        damaged = _damaged(path)
+        if damaged is None:
+            stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+                *((NotRead, name) for name in _BESIDE),
+                (_plain_dict, "collections.defaultdict"),
+            ]
+            with torch.serialization.safe_globals(stand_ins):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle may raise anything
         raise _unreadable(path, str(error)) from None
+    raise DynError(
+        f"{path} is damaged: {damaged}.",
+        why="The checksum of this part is not that of its bytes.",
+        fix="Copy or download it again.",
+    )
+
+
+def _damaged(path: Path) -> str | None:
+    """The first part of an archive whose checksum is wrong: torch does not compare them, and would read other values.
+
+    All of them are 0 where torch.save was told not to compute them.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip() if any(part.CRC for part in archive.infolist()) else None
 
 
 def _unreadable(path: Path, reason: str) -> DynError:
@@ -134,7 +189,7 @@ def _unpack(source: str, found: Any, entry: str | None) -> Checkpoint:
             if not known and len(inside) > 1:
                 raise DynError(f"There are {len(inside)} state dicts in {source}.", fix=f"entry=: {', '.join(inside)}")
             if not inside:
-                raise DynError(f"There are no tensors in {source}.", why=_contents(found))
+                raise DynError(f"There are no tensors in {source}.", why=_contents(found), fix=_arrays(found))
             chosen = (known or inside)[0]
         container.append(chosen)
         others = others or tuple(key for key in inside if key != chosen)
@@ -152,5 +207,20 @@ def _holds_tensors(value: object) -> bool:
 
 
 def _contents(found: Mapping[Any, Any]) -> str:
-    listed = [f"{key} ({type(value).__name__})" for key, value in list(found.items())[:8]]
+    listed = [f"{key} ({kind(value)})" for key, value in list(found.items())[:8]]
     return f"It has {', '.join(listed)}." if listed else "It is empty."
+
+
+def _arrays(found: Mapping[Any, Any]) -> str | None:
+    """The fix where the weights are arrays of NumPy; those of a file are not read, whatever they are."""
+    inside = next((value for value in found.values() if isinstance(value, Mapping) and _arrays(value)), None)
+    if inside is not None:
+        return _arrays(inside)
+    if any(hasattr(value, "__array__") for value in found.values()):
+        return "{name: torch.as_tensor(value) for name, value in weights.items()}"
+    if any(isinstance(value, NotRead) for value in found.values()):
+        return (
+            "If these are NumPy's arrays, and you trust the file: weights = torch.load(…, weights_only=False), and "
+            "{name: torch.as_tensor(value) for name, value in weights.items()}"
+        )
+    return None

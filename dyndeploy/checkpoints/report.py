@@ -26,6 +26,7 @@ class CheckpointReport:
         dropped: those that are not needed, and why.
         assumed: entries of the module that the checkpoint does not have, and why they are known.
         added: parameters that the module lacked and was given.
+        not_finite: entries of the module that have NaN or infinite values.
     """
 
     source: str
@@ -42,6 +43,7 @@ class CheckpointReport:
     dropped: Mapping[str, str]
     assumed: Mapping[str, str]
     added: tuple[str, ...]
+    not_finite: tuple[str, ...]
 
     def __str__(self) -> str:
         where = "".join(f"[{name!r}]" for name in self.container)
@@ -59,6 +61,8 @@ class CheckpointReport:
         lines += [f"not in the checkpoint: {names}: {why}" for why, names in _by_reason(self.assumed)]
         if self.added:
             lines.append(f"added to the module: {listed(self.added)}")
+        if self.not_finite:
+            lines.append(f"warning: NaN or infinite values in {listed(self.not_finite)}")
         if self.others:
             lines.append(f"also there: {', '.join(self.others)} (entry=)")
         return "\n  ".join(lines)

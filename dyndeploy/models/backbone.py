@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dyndeploy.errors import DynError
 from dyndeploy.nn import DGConv2d, DRConv2d, ModulatedDeformConv2d
+from dyndeploy.ops._layer import check_input
 
 
 class Backbone(nn.Module):
@@ -18,20 +19,25 @@ class Backbone(nn.Module):
         features_only: forward returns the maps instead of logits, and there is no head.
         feature_channels: channels of each map.
         feature_strides: input pixels per pixel of each map; the map of stride s has ceil(H/s) rows.
+        in_channels: channels of the image.
         minimum_size: smallest H and W.
-        size_multiple: H and W are multiples of it.
+        size_multiple: H and W are multiples of it; with a `stem_stride` s, or up to s - 1 pixels less, as what counts
+            is the map behind the stem, ceil(H/s) rows.
     """
 
     def __init__(
         self,
         *,
+        in_channels: int,
         features_only: bool,
         feature_channels: Sequence[int],
         feature_strides: Sequence[int],
         minimum_size: int = 1,
         size_multiple: int = 1,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
+        self.in_channels, self.stem_stride = in_channels, stem_stride
         self.features_only = features_only
         self.feature_channels, self.feature_strides = tuple(feature_channels), tuple(feature_strides)
         self.minimum_size, self.size_multiple = minimum_size, size_multiple
@@ -55,23 +61,24 @@ class Backbone(nn.Module):
         return maps if self.features_only else self.classify(maps[-1])
 
     def _check_size(self, x: Tensor) -> None:
-        if x.dim() != 4:
-            raise DynError(f"{type(self).__name__}: the input has shape {list(x.shape)}, expected [N, C, H, W].")
+        network = type(self).__name__
+        check_input(network, x, self.in_channels)
         if torch.compiler.is_exporting():
             return  # sizes are symbols then; the bundle's dims say which ones may come
-        small, step = self.minimum_size, self.size_multiple
-        if min(x.shape[2:]) < small:
+        (height, width), small, step = x.shape[2:], self.minimum_size, self.size_multiple
+        if min(height, width) < small:
             raise DynError(
-                f"{type(self).__name__}: the input is {x.shape[2]}x{x.shape[3]}, smaller than {small}x{small}.",
+                f"{network}: the input is {height}x{width}, smaller than {small}x{small}.",
                 why="Nothing would be left for the last stage.",
-                fix="Enlarge the image, or keep more resolution (dilated=True) where the network can.",
+                fix=f"Enlarge the image to {max(height, small)}x{max(width, small)} or more.",
             )
-        if x.shape[2] % step or x.shape[3] % step:
+        rest = step // self.stem_stride
+        if any(-(-size // self.stem_stride) % rest for size in (height, width)):
+            padded = "x".join(str(-(-size // step) * step) for size in (height, width))
             raise DynError(
-                f"{type(self).__name__}: {x.shape[2]}x{x.shape[3]} are not multiples of {step}.",
-                why="The official code does not run at such sizes, so that there is nothing to agree with.",
-                fix=f"Pad to {-(-x.shape[2] // step) * step}x{-(-x.shape[3] // step) * step}: "
-                "torch.nn.functional.pad(x, (0, right, 0, bottom)).",
+                f"{network}: {height}x{width} are not multiples of {step}.",
+                why="As in the official code: its maps are halved without a remainder.",
+                fix=f"torch.nn.functional.pad(x, (0, right, 0, bottom)) to {padded}",
             )
 
 

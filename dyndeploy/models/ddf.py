@@ -27,7 +27,8 @@ def ddf_resnet50(
 ) -> ResNet:
     """ResNet-50 with a DDF in place of every 3x3 convolution: 16,843,748 parameters.
 
-    H and W are multiples of 32: the official filter does not run on an odd map with a stride of 2.
+    H and W are multiples of `output_stride`, or up to three pixels less: as the official filter, which takes no odd map
+    with a stride of 2.
 
     Args:
         num_classes, in_channels, features_only, width, layers, output_stride: as in `ResNet`.
@@ -50,7 +51,7 @@ def ddf_resnet50(
         features_only=features_only,
         width=width,
         output_stride=output_stride,
-        size_multiple=32,
+        size_multiple=output_stride,
     )
     if zero_init_last:
         for block in network.modules():

@@ -180,10 +180,13 @@ class DenseNet(Backbone):
         strides = [stem_stride * 2**index for index in range(len(stages))]
         coarse = slice(stem_stride - 1, None)
         super().__init__(
+            in_channels=in_channels,
             features_only=features_only,
             feature_channels=channels[1:][coarse],
             feature_strides=strides[coarse],
             minimum_size=strides[-1] - stem_stride + 1,
+            # The pooling rounds down, as in the official code: a pyramid needs maps that halve exactly.
+            size_multiple=strides[-1] if features_only else 1,
         )
         self.features = nn.Sequential(features)
         self.bn_last = nn.BatchNorm2d(channels[-1])

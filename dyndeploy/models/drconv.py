@@ -122,6 +122,7 @@ class ShuffleNetV2(Backbone):
                     fix="An even number that is larger than the one before.",
                 )
         super().__init__(
+            in_channels=in_channels,
             features_only=features_only,
             feature_channels=(stem, *stages),
             feature_strides=(4, 8, 16, 32),
@@ -261,7 +262,12 @@ class MobileNetV1(Backbone):
             raise DynError(f"MobileNetV1: width={width} is not positive.")
         _check_layers("MobileNetV1", layers, 4)
         first, *channels = (max(8, int(c * width)) for c in (32, 64, 128, 256, 512, 1024))
-        super().__init__(features_only=features_only, feature_channels=channels[1:], feature_strides=(4, 8, 16, 32))
+        super().__init__(
+            in_channels=in_channels,
+            features_only=features_only,
+            feature_channels=channels[1:],
+            feature_strides=(4, 8, 16, 32),
+        )
         self.conv_first = _conv_bn_relu(in_channels, first, 3, stride=2, bias=False)
         self.block_first = SeparableBlock(first, channels[0], 1, pointwise=pointwise)
         self.stage1, self.stage2, self.stage3, self.stage4 = (

@@ -137,11 +137,13 @@ class PyramidNetwork(Backbone):
             )
         extra = [strides[-1] * 2 ** (i + 1) for i in range(neck.extra_levels)]
         super().__init__(
+            in_channels=backbone.in_channels,
             features_only=True,
             feature_channels=[neck.out_channels] * (len(strides) + len(extra)),
             feature_strides=[*strides, *extra],
             minimum_size=backbone.minimum_size,
             size_multiple=backbone.size_multiple,
+            stem_stride=backbone.stem_stride,
         )
         self.backbone, self.neck = backbone, neck
 

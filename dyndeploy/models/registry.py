@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
+from pydantic import ConfigDict, ValidationError, validate_call
 from torch import nn
 
 from dyndeploy.errors import DynError, nearest
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
-_FACTORIES: dict[str, Callable[..., nn.Module]] = {}
+
+
+class _Entry(NamedTuple):
+    """A function that makes networks, and the options with which it makes the one of this name."""
+
+    base: Callable[..., nn.Module]
+    preset: Mapping[str, Any]
+
+
+_MODELS: dict[str, _Entry] = {}
 
 
 def register(factory: Factory) -> Factory:
     """Make a function that returns a network known under its name."""
-    _FACTORIES[factory.__name__] = factory
+    _MODELS[factory.__name__] = _Entry(factory, {})
     return factory
 
 
@@ -32,20 +42,21 @@ def variant(base: Callable[..., nn.Module], name: str, doc: str, **preset: Any) 
     factory.__name__ = factory.__qualname__ = name
     factory.__module__, factory.__doc__ = base.__module__, f"{doc}; the options are those of `{base.__name__}`."
     factory.__signature__ = signature.replace(parameters=known)  # type: ignore[attr-defined]
-    return register(factory)
+    _MODELS[name] = _Entry(base, preset)
+    return factory
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names that `create_model` takes, sorted.
 
     Args:
-        pattern: shell-style, "scnet*".
+        pattern: shell-style, "scnet*", in upper or lower case.
 
     Example:
         >>> list_models("scnet50*")
         ['scnet50', 'scnet50_v1d']
     """
-    return sorted(fnmatch.filter(_FACTORIES, pattern))
+    return sorted(fnmatch.filter(_MODELS, pattern.lower()))
 
 
 def create_model(name: str, **options: Any) -> nn.Module:
@@ -58,27 +69,23 @@ def create_model(name: str, **options: Any) -> nn.Module:
         options: keyword arguments of the network; every backbone has `num_classes`, `in_channels` and `features_only`.
 
     Raises:
-        DynError: the name or an option is unknown, or a value is out of range.
+        DynError: the name or an option is unknown, or a value is of another type or out of range.
 
     Example:
         >>> sum(p.numel() for p in create_model("ddf_resnet50").parameters())
         16843748
     """
-    factory = model_factory(name)
-    known = inspect.signature(factory).parameters
+    entry = _MODELS.get(str(name).lower())
+    if entry is None:
+        raise DynError(f"There is no model {name!r}.", fix=nearest(str(name).lower(), list_models()))
+    known = inspect.signature(entry.base).parameters
     for option in options:
         if option not in known:
-            raise DynError(f"{factory.__name__} has no option {option!r}.", fix=nearest(option, known))
-    return factory(**options)
-
-
-def model_factory(name: str) -> Callable[..., nn.Module]:
-    """The function behind a name.
-
-    Raises:
-        DynError: the name is unknown.
-    """
-    factory = _FACTORIES.get(name.lower())
-    if factory is None:
-        raise DynError(f"There is no model {name!r}.", fix=nearest(name.lower(), list_models()))
-    return factory
+            raise DynError(f"{name} has no option {option!r}.", fix=nearest(option, known))
+    make: Callable[..., nn.Module] = validate_call(config=ConfigDict(strict=True))(entry.base)
+    try:
+        return make(**{**entry.preset, **options})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0])
+        raise DynError(f"{name}: {option}={options[option]!r} is not allowed.", why=str(first["msg"])) from None

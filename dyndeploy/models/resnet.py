@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dyndeploy.errors import DynError
 from dyndeploy.models.backbone import Backbone, init_convolutions
+from dyndeploy.ops._layer import check_arguments
 
 Style = Literal["pytorch", "caffe"]
 #: Blocks per stage, by the number in the network's name.
@@ -147,7 +148,7 @@ class ResNet(Backbone):
         stem_width: 0 is the 7x7 stem; otherwise three 3x3 convolutions with stem_width, stem_width and
             2*stem_width channels (ResNet-D).
         minimum_map: smallest side of the last map that the blocks work with.
-        size_multiple: as in `Backbone`.
+        size_multiple: a multiple of 4, as in `Backbone`; what counts is the map behind the stem, ceil(H/4) rows.
     """
 
     def __init__(
@@ -168,9 +169,9 @@ class ResNet(Backbone):
             raise DynError(f"layers={tuple(layers)}.", why="A residual network has four stages of at least one block.")
         if output_stride not in (8, 16, 32):
             raise DynError(f"output_stride={output_stride}.", fix="8, 16 or 32")
-        for name, value in (("num_classes", num_classes), ("in_channels", in_channels), ("width", width)):
-            if value < 1:
-                raise DynError(f"{name}={value} is not positive.")
+        check_arguments("ResNet", num_classes=num_classes, in_channels=in_channels, width=width)
+        if stem_width < 0:
+            raise DynError(f"stem_width={stem_width} is negative.", fix="0 is the stem of one 7x7 convolution.")
         stages, channels, strides = [], [], []
         current, stride, dilation = 2 * stem_width or width, 4, 1
         stem_channels = current
@@ -192,11 +193,13 @@ class ResNet(Backbone):
             channels.append(current)
             strides.append(stride)
         super().__init__(
+            in_channels=in_channels,
             features_only=features_only,
             feature_channels=channels,
             feature_strides=strides,
             minimum_size=(minimum_map - 1) * stride + 1,
             size_multiple=size_multiple,
+            stem_stride=4 if size_multiple > 1 else 1,
         )
         self.conv1 = _stem(in_channels, stem_channels, stem_width)
         self.bn1 = nn.BatchNorm2d(stem_channels)

@@ -36,7 +36,7 @@ class Conversion:
     Attributes:
         made: ours, by their keys.
         dropped: entries that are not needed, and why.
-        assumed: those of ours that the checkpoint does not have, as `made`, and why their value is known.
+        assumed: those of ours that the checkpoint does not have, or only in part, and why their value is known.
         added: those of ours that the module lacks and is given.
     """
 
@@ -44,7 +44,7 @@ class Conversion:
         self.layout, self.entries = layout, entries
         self.made: dict[str, Made] = {}
         self.dropped: dict[str, str] = {}
-        self.assumed: dict[str, tuple[Tensor, str]] = {}
+        self.assumed: dict[str, str] = {}
         self.added: list[str] = []
 
     def move(self, theirs: str, ours: str, convert: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -72,9 +72,11 @@ class Conversion:
         """One entry is not needed."""
         self.dropped[theirs] = why
 
-    def assume(self, ours: str, tensor: Tensor, why: str) -> None:
-        """One of ours is not in the checkpoint, and its value is known all the same."""
-        self.assumed[ours] = (tensor, why)
+    def assume(self, ours: str, tensor: Tensor, why: str, theirs: Sequence[str] = ()) -> None:
+        """One of ours is not in the checkpoint, or only in part (theirs), and its value is known all the same."""
+        if theirs or ours not in self.entries:
+            self.made[ours] = Made(tensor, tuple(theirs))
+            self.assumed[ours] = why
 
     def add(self, theirs: str, ours: str) -> None:
         """One entry becomes a parameter that the module lacks; it is given one."""

@@ -51,7 +51,7 @@ def models(pattern: str = "*", *, progress: Progress | None = None) -> tuple[Mod
     """
     names = list_models(pattern)
     if not names:
-        raise DynError(f"There is no model {pattern!r}.", fix=nearest(pattern, list_models()))
+        raise DynError(f"There is no model {pattern!r}.", fix=nearest(pattern.lower(), list_models()))
     rows = []
     for name in names:
         if progress is not None:

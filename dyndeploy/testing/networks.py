@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dyndeploy.models import create_model
 from dyndeploy.models.backbone import Backbone
 from dyndeploy.models.joint_upsampling import JointUpsampler
+from dyndeploy.tensors import Dim, TensorSpec, seeded_arrays, sizes_at
 from dyndeploy.testing.weights import enliven
 
 #: Input name -> shape with names of dims, and dim name -> (min, opt, max, multiple).
@@ -37,8 +38,7 @@ def deployment_shapes(network: nn.Module) -> tuple[Shapes, Sizes]:
     odd = 0 if step > 1 else 3
     height = (4 * stride, 5 * stride - odd, 5 * stride, step)
     width = (4 * stride, 4 * stride + odd, 6 * stride, step)
-    first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
-    image: list[int | str] = ["batch", first.in_channels, "height", "width"]
+    image: list[int | str] = ["batch", network.in_channels, "height", "width"]
     return {"image": image}, {"batch": (1, 2, 2, 1), "height": height, "width": width}
 
 
@@ -55,12 +55,7 @@ def lively_model(name: str, **options: Any) -> nn.Module:
 
 
 def example_inputs(inputs: Shapes, dims: Sizes) -> tuple[Tensor, ...]:
-    """Random tensors in `RANGE` at the usual sizes of what `deployment_shapes` gives."""
-
-    def size(dim: int | str) -> int:
-        factor, _, base = str(dim).rpartition("*")
-        return dim if isinstance(dim, int) else int(factor or 1) * dims[base][1]
-
-    return tuple(
-        torch.rand([size(dim) for dim in shape]) * (RANGE[1] - RANGE[0]) + RANGE[0] for shape in inputs.values()
-    )
+    """Seeded pictures in `RANGE`, drawn as goldens are, at the usual sizes of what `deployment_shapes` gives."""
+    specs = [TensorSpec(name=name, shape=tuple(shape), range=RANGE) for name, shape in inputs.items()]
+    sizes = sizes_at({name: Dim.parse(name, dim) for name, dim in dims.items()}, "opt")
+    return tuple(torch.from_numpy(array) for array in seeded_arrays(specs, sizes, seed=0).values())

@@ -279,8 +279,11 @@ def _check_finite(model: nn.Module, results: Any) -> None:
                 "The model's output is not finite.",
                 why=f"The weight {broken[0]} is not finite."
                 if broken
-                else "The model does not survive its own input range.",
-                fix="Load weights that are finite." if broken else "Give realistic values in ranges.",
+                else "The model does not survive its own input range, or it is untrained.",
+                fix="Load weights that are finite."
+                if broken
+                else "Give realistic values in ranges; a fresh network needs weights: load_checkpoint, or, to try it, "
+                "dyndeploy.testing.weights.enliven(model, *example_inputs).",
             )
 
 

@@ -16,8 +16,8 @@ class _Schedule:
     """Progress p from 0 to 1, and a ramp over it: 0 up to `warmup`, linear, all from `ramp_end` on."""
 
     def __init__(self, total_steps: int | None, warmup: float, ramp_end: float) -> None:
-        if total_steps is not None and total_steps < 1:
-            raise DynError(f"{type(self).__name__}: total_steps={total_steps} is not positive.")
+        if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
+            raise DynError(f"{type(self).__name__}: total_steps={total_steps} is not a positive whole number.")
         if not 0 <= warmup < ramp_end <= 1:
             raise DynError(
                 f"{type(self).__name__}: warmup={warmup}, ramp_end={ramp_end}.",

@@ -62,7 +62,7 @@ def parameter_groups(
         predictors ['predictor.weight'] 0.002 0.0001
         predictors_no_decay ['predictor.bias'] 0.002 0.0
     """
-    if lr < 0 or weight_decay < 0 or predictor_lr_multiplier < 0:
+    if not (lr >= 0 and weight_decay >= 0 and predictor_lr_multiplier >= 0):
         raise DynError(
             f"parameter_groups: lr={lr}, weight_decay={weight_decay} or "
             f"predictor_lr_multiplier={predictor_lr_multiplier} is negative."

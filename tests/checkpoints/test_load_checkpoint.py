@@ -1,8 +1,11 @@
 """What is read, what is refused and how, and that a module is filled whole or not at all."""
 
 import argparse
+import collections
 import copy
+import datetime
 import io
+import os
 import pathlib
 import zipfile
 
@@ -81,6 +84,12 @@ def test_what_training_code_saves_beside_the_weights(tmp_path, weights):
         "best_prec1": np.float64(77.8),
         "history": np.arange(3.0),
         "epoch": 119,
+        "folder": pathlib.Path("runs"),
+        "options": argparse.Namespace(output=pathlib.PurePosixPath("runs"), when=datetime.timedelta(hours=3)),
+        "date": datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc),
+        "log": collections.defaultdict(list, {"loss": [0.5]}),
+        "counts": collections.Counter("ab"),
+        "indices": (range(3), slice(1, 2), {1, 2}, frozenset({3})),
     }
     torch.save({**beside, "state_dict": weights}, tmp_path / "w.pth")
     module = network()
@@ -236,6 +245,25 @@ def test_a_module_that_refuses_is_as_it_was():
     assert module.inactive == 12
 
 
+def test_values_that_become_infinite(weights):
+    weights["0.weight"][0, 0, 0, 0] = 1e6
+    message = "1 unusable: 0.weight has values, such as 1e+06, that are infinite in torch.float16"
+    assert message in refused(network().half(), weights)
+    weights["0.weight"][0, 0, 0, 1] = torch.nan
+    assert message in refused(network().half(), weights)
+    load_checkpoint(network().bfloat16(), weights)
+    weights["1.num_batches_tracked"] = torch.tensor(torch.inf)
+    assert "1.num_batches_tracked is torch.float32, and not torch.int64" in refused(network(), weights)
+
+
+def test_values_that_are_not_finite_are_mentioned(weights):
+    assert load_checkpoint(network(), weights).not_finite == ()
+    weights["0.bias"][1], weights["1.running_var"][0] = torch.nan, torch.inf
+    report = load_checkpoint(network().half(), weights)
+    assert report.not_finite == ("0.bias", "1.running_var")
+    assert "warning: NaN or infinite values in 0.bias, 1.running_var" in str(report)
+
+
 def test_other_networks_say_what_to_build():
     small = {"layers": (1, 1, 1, 1), "width": 8}
     classes, features = (
@@ -246,10 +274,49 @@ def test_other_networks_say_what_to_build():
     assert "fix: ignore=('fc.*',)" in refused(features, classes)
     load_checkpoint(features, classes, ignore=("fc.*",))
     assert "fix: features_only=True" in refused(create_model("scnet50", **small), features)
+    inside = {f"net.{k}": v for k, v in classes.state_dict().items()}
+    assert "fix: ignore=('net.fc.*',)" in refused(features, inside, prefix="net")
+    deeper = create_model("scnet50", features_only=True, width=8, layers=(1, 2, 1, 1))
+    assert "Build the network as the checkpoint's was" in refused(features, deeper)
+    turned = {k: v.mT if k == "fc.weight" else v for k, v in classes.state_dict().items()}
+    assert "Build the network as the checkpoint's was" in refused(classes, turned)
     wide = create_model("scnet50", **{**small, "width": 16})
     message = refused(create_model("scnet50", num_classes=7, **small), wide)
     assert "conv1.weight [16, 3, 7, 7], not [8, 3, 7, 7]" in message
     assert "Build the network as the checkpoint's was" in message
+
+
+def test_other_deformable_stages():
+    """The checkpoint has more predictors than the network, fewer, other ones, of another size, or none."""
+
+    def made(*stages):
+        return create_model(
+            "resnet50_dcnv2", stages=stages, features_only=True, width=8, layers=(1, 1, 1, 1), offset_groups=2
+        )
+
+    theirs = {k.replace("predictor", "conv_offset"): v for k, v in made(4, 5).state_dict().items()}
+    inside = {f"backbone.{k}": v for k, v in theirs.items()}
+    for stages in ((5,), (3, 4, 5), (3,)):
+        message = refused(made(*stages), inside, prefix="backbone")
+        assert "fix: stages=(4, 5): there the checkpoint's convolutions are deformable." in message
+    wrong = {k.replace(".conv_offset", "_offset"): v[:27] if "offset" in k else v for k, v in theirs.items()}
+    assert "fix: offset_groups=" in refused(made(4, 5), wrong)
+
+    plain, target = made(), made(4, 5)
+    message = refused(target, plain)
+    assert "4 missing: layer3.0.conv2.predictor.weight, layer3.0.conv2.predictor.bias, " in message
+    assert "stages=()), then model.load_state_dict(plain.state_dict(), strict=False)" in message
+    classes = {**plain.state_dict(), "fc.weight": torch.ones(5, 256), "fc.bias": torch.ones(5)}
+    assert "In the checkpoint these convolutions are plain." in refused(target, classes)
+    target.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(target.layer3[0].conv2.weight, plain.layer3[0].conv2.weight)
+
+
+def test_averages_beside_the_weights(weights):
+    """As mmdetection's hook saves them, of a whole detector."""
+    both = weights | {f"ema_{name.replace('.', '_')}": value for name, value in weights.items()}
+    assert "fix: ignore=('ema_*',)" in refused(network(), both)
+    load_checkpoint(network(), both, ignore=["ema_*"])
 
 
 def test_a_layer_in_a_checkpoint_of_a_network():
@@ -279,13 +346,13 @@ def test_two_layouts_at_once():
 
 
 class Attack:
-    """Writes a file when it is unpickled."""
+    """Makes a directory when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
 
     def __reduce__(self):
-        return pathlib.Path.touch, (self.path,)
+        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("new", [True, False])
@@ -293,9 +360,23 @@ def test_code_is_refused_and_not_run(tmp_path, weights, new):
     mark = tmp_path / "was here"
     torch.save({"state_dict": weights, "x": Attack(mark)}, tmp_path / "w.pth", _use_new_zipfile_serialization=new)
     message = refused(network(), tmp_path / "w.pth")
-    assert "w.pth holds more than tensors: pathlib." in message
+    assert "w.pth holds more than tensors: " in message
     assert "Only tensors are read, never code" in message
     assert "If you trust it: found = torch.load('w.pth'" in message
+    assert not mark.exists()
+
+
+class Detour(Attack):
+    """The same by way of classes that are passed over: Path(…).touch() is getattr(PosixPath, "touch")(…)."""
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_what_is_passed_over_cannot_be_called(tmp_path, weights):
+    mark = tmp_path / "was here"
+    torch.save({"state_dict": weights, "x": Detour(mark)}, tmp_path / "w.pth")
+    assert "w.pth holds more than tensors." in refused(network(), tmp_path / "w.pth")
     assert not mark.exists()
 
 
@@ -314,7 +395,12 @@ def test_bare_pickles_are_refused(tmp_path):
 
 def test_arrays_are_no_tensors(tmp_path, weights):
     arrays = {name: value.numpy() for name, value in weights.items()}
-    assert "There are no tensors in the state dict" in refused(network(), arrays)
+    for found in (arrays, {"model": arrays}):
+        message = refused(network(), found)
+        assert "There are no tensors in the state dict" in message
+        assert "fix: {name: torch.as_tensor(value) for name, value in weights.items()}" in message
+    torch.save({"model": arrays}, tmp_path / "w.pth")
+    assert "If these are NumPy's arrays, and you trust the file: " in refused(network(), tmp_path / "w.pth")
     torch.save({"model": {**weights, "0.bias": arrays["0.bias"]}}, tmp_path / "w.pth")
     assert "1 entries are no tensors: 0.bias (an object that is not read)" in refused(network(), tmp_path / "w.pth")
 
@@ -332,7 +418,7 @@ def test_torchscript_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 def test_broken_files(tmp_path, weights, name):
     assert "There is no file" in refused(network(), tmp_path / name)
-    assert "There is no file" in refused(network(), tmp_path)
+    assert f"{tmp_path} is a directory." in refused(network(), tmp_path)
     path = tmp_path / name
     for content in (b"", b"not a tensor"):
         path.write_bytes(content)
@@ -340,6 +426,53 @@ def test_broken_files(tmp_path, weights, name):
     (save_file if name.endswith("safetensors") else torch.save)(weights, path)
     path.write_bytes(path.read_bytes()[:-200])
     assert "cannot be read" in refused(network(), path)
+    assert "The path of one file: w." in refused(network(), tmp_path)
+
+
+def test_a_changed_bit_is_found(tmp_path, weights):
+    path = tmp_path / "w.pth"
+    torch.save(weights, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(weights["0.weight"].numpy().tobytes()) + 5] ^= 0x40
+    path.write_bytes(content)
+    message = refused(network(), path)
+    assert "w.pth is damaged: w/data/0." in message
+    assert "Copy or download it again." in message
+
+
+def test_files_without_checksums(tmp_path, weights):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(weights, tmp_path / "w.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    module = network()
+    load_checkpoint(module, tmp_path / "w.pth")
+    assert same(module, weights)
+
+
+@pytest.mark.parametrize(
+    ("source", "called"),
+    [
+        (None, "NoneType"),
+        (5, "int"),
+        ([("a", torch.ones(1))], "list"),
+        (torch.ones(2), "Tensor"),
+        (b"w.pth", "bytes"),
+        (nn.Linear, "the class Linear"),
+        (nn.Linear(1, 1).named_parameters(), "generator"),
+        ("", "an empty path"),
+    ],
+)
+def test_what_is_no_checkpoint(source, called):
+    assert f"This is no checkpoint: {called}." in refused(network(), source)
+
+
+@pytest.mark.parametrize("target", [None, {}, nn.Linear])
+def test_what_is_no_module(target, weights):
+    with pytest.raises(DynError, match=r"is to be filled is no module: (.|\n)*the module first"):
+        load_checkpoint(target, weights)
 
 
 @pytest.mark.parametrize("source", [{}, {"epoch": 3}, {"state_dict": {}}])

@@ -159,13 +159,70 @@ def test_separate_predictors(names, biased):
     assert list(report.assumed) == ([] if biased else ["predictor.bias"])
 
 
-def test_one_bias_of_two_is_an_error():
+@pytest.mark.parametrize("out", [6, 18, 27], ids=lambda out: f"{out} channels")
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("p_conv", "m_conv", "conv"),
+        ("conv_off", "conv_mod", "conv"),
+        ("offset_gen", "modulator_gen", "modulated_conv"),
+        ("offset_conv", "mask_conv", "deform_mask_conv"),
+        ("offset_conv", "mask_conv", "offset_deform_conv"),
+    ],
+)
+def test_names_matter_only_where_shapes_leave_a_choice(names, out):
+    """With 18 outputs, the convolution could be what predicts offsets."""
+    x, theirs = draw(1, 4, 5, 5), Theirs()
+    offsets, masks = theirs.conv(x, names[0], 18, 3, bias=True), theirs.conv(x, names[1], 9, 3, bias=True).sigmoid()
+    expected = deformed(x, offsets, masks, theirs.new(f"{names[2]}.weight", out, 4, 3, 3))
+    layer = ModulatedDeformConv2d(4, out, 3, bias=False)
+    if out == 18 and names[0] in ("p_conv", "offset_conv") and names[2] in ("conv", "offset_deform_conv"):
+        with pytest.raises(DynError, match="Which of these is the convolution, and which predicts offsets and masks"):
+            load_checkpoint(layer, theirs)
+    else:
+        assert assert_loads(layer, theirs, x, expected).recognised == {"split predictors": 1}
+
+
+@pytest.mark.parametrize("biased", ["offset", "mask"])
+def test_one_bias_of_two(biased):
+    x, theirs = draw(1, 4, 5, 5), Theirs()
+    offsets = theirs.conv(x, "offset", 18, 3, bias=biased == "offset")
+    masks = theirs.conv(x, "mask", 9, 3, bias=biased == "mask").sigmoid()
+    expected = deformed(x, offsets, masks, theirs.new("conv.weight", 6, 4, 3, 3))
+    report = assert_loads(ModulatedDeformConv2d(4, 6, 3, bias=False), theirs, x, expected)
+    assert report.assumed == {"predictor.bias": "one predictor has no bias"}
+    assert report.used == report.read == 4
+
+
+def test_dcnv1_without_a_bias():
+    x, theirs = draw(1, 4, 5, 5), Theirs()
+    expected = deformed(x, theirs.conv(x, "conv_offset", 18, 3), None, theirs.new("weight", 6, 4, 3, 3))
+    report = assert_loads(ModulatedDeformConv2d(4, 6, 3, bias=False, modulated=False), theirs, x, expected)
+    assert list(report.assumed) == ["predictor.bias"]
+
+
+def test_a_whole_network_is_no_layer():
+    """Modulators are not known by names of a "model" or a "module"."""
     theirs = Theirs()
-    theirs.conv(draw(1, 4, 5, 5), "offset", 18, 3, bias=True)
-    theirs.conv(draw(1, 4, 5, 5), "mask", 9, 3)
-    theirs.conv(draw(1, 4, 5, 5), "conv", 6, 3, bias=True)
-    with pytest.raises(DynError, match=r"1 missing: predictor\.bias; 1 unexpected: offset\.bias"):
+    one_predictor(theirs, draw(1, 4, 5, 5), "model.module.conv_offset", "model.module.")
+    theirs.conv(draw(1, 4, 5, 5), "model.out", 9, 3)
+    with pytest.raises(DynError, match=r"fix: prefix='model\.module'"):
         load_checkpoint(ModulatedDeformConv2d(4, 6, 3), theirs)
+
+
+def test_siblings_that_have_nothing_to_do_with_the_layer():
+    """Beside a predictor of its own there are none, and otherwise those that have its channels and kernel."""
+    x, theirs = draw(1, 4, 5, 5), Theirs()
+    expected = one_predictor(theirs, x, "conv.conv_offset", "conv.")
+    others = {"conv_mask.weight": draw(9, 4, 3, 3), "conv_mask.bias": draw(9)}
+    report = assert_loads(ModulatedDeformConv2d(4, 6, 3), theirs | others, x, expected, prefix="conv")
+    assert (report.recognised, report.outside) == ({"mmcv": 1}, 2)
+    own = {name.replace("conv_offset", "predictor"): value for name, value in theirs.items()}
+    others = {"conv_offset_head.weight": draw(18, 4, 3, 3)}
+    assert_loads(ModulatedDeformConv2d(4, 6, 3), own | others, x, expected, prefix="conv")
+    beside = {name.replace("conv.conv_offset", "conv_offset"): value for name, value in theirs.items()}
+    others = {"conv_mask.weight": draw(1, 6, 1, 1), "conv_offset_head.weight": draw(2, 6, 3, 3)}
+    assert_loads(ModulatedDeformConv2d(4, 6, 3), beside | others, x, expected, prefix="conv")
 
 
 def test_a_bias_of_zeros_is_none():
@@ -229,6 +286,25 @@ def test_ddf(options):
     assert assert_loads(DDF(10, se_ratio=0.4, **options), theirs, x, expected).recognised == {"ddfnet": 1}
 
 
+def test_ddf_up_with_a_larger_depthwise_convolution():
+    """Of the same extent as the kernel: otherwise the official code does not run."""
+    x, theirs, layer = draw(1, 4, 5, 6), Theirs(), DDFUp(4, 5, se_ratio=0.5, depthwise_size=5).double()
+    for kind in ("weight", "bias"):
+        for i in range(4):
+            theirs[f"spatial_branch.{i}.0.{kind}"] = getattr(layer.depthwise, kind).detach()[i::4]
+            theirs[f"spatial_branch.{i}.1.0.{kind}"] = getattr(layer.spatial_branch, kind).detach().chunk(4)[i]
+            for theirs_at, ours_at in ((1, 0), (3, 2)):
+                parts = getattr(layer.channel_branch[ours_at], kind).detach().chunk(4)
+                theirs[f"channel_branch.{i}.{theirs_at}.{kind}"] = parts[i]
+            theirs[f"channel_branch.{i}.4.std"] = layer.channel_gain.detach().chunk(4)[i]
+    assert_loads(DDFUp(4, 5, se_ratio=0.5, depthwise_size=5), theirs, x, layer(x).detach())
+    with pytest.raises(DynError, match=r"are \[5, 5\], the layer's \[3, 3\](.|\n)*DDFUp\(…, depthwise_size=5\)"):
+        load_checkpoint(DDFUp(4, 5, se_ratio=0.5), theirs)
+    for size in (0, 4):
+        with pytest.raises(DynError, match=f"depthwise_size={size} is"):
+            DDFUp(4, depthwise_size=size)
+
+
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize(("scale", "heads"), [(2, 2), (3, 1)])
 def test_ddf_up(guided, scale, heads):
@@ -277,7 +353,7 @@ def test_drconv_of_megvii():
         load_checkpoint(DRConv2d(4, 6, 3, regions=3, bases=5), theirs)
     with pytest.raises(DynError, match='generator="mix"'):
         load_checkpoint(DRConv2d(4, 6, 3, generator="paper", guide_conv=False), theirs)
-    with pytest.raises(DynError, match=r"generator\.weight \(from weight\) \[216, 5\], not \[5, 8, 4, 3, 3\]"):
+    with pytest.raises(DynError, match=r"generator\.weight \(from weight\) \[216, 5\], not \[40, 4, 3, 3\]"):
         load_checkpoint(DRConv2d(4, 8, 3, regions=3, bases=5, guide_conv=False, bias=False), theirs, ignore=["bias"])
 
 
@@ -302,6 +378,8 @@ def test_drconv_of_shallowtoil(k, guide_bias):
     rebuilt = DRConv2d(4, 6, k, 2, k // 2, regions=3, generator="paper", bias=False, guide_bias=True).double()
     rebuilt.load_state_dict(layer.state_dict())
     assert_same(rebuilt(x), expected)
+    fresh = DRConv2d(4, 6, k, 2, k // 2, regions=3, generator="paper", bias=False)
+    assert assert_loads(fresh, layer.state_dict(), x, expected).added == ("guide_conv.bias",)
 
 
 def test_a_guide_bias_that_is_the_same_for_all_regions_is_none():

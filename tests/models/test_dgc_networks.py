@@ -132,7 +132,7 @@ def test_blocks_and_poolings_of_a_densenet():
         first = modules.denseblock_1(modules.init_conv(x))
         second = modules.denseblock_2(F.avg_pool2d(first, 2))
         third = modules.denseblock_3(F.avg_pool2d(second, 2))
-        maps = network(x)
+        maps = network.forward_features(x)
     assert torch.equal(maps[0], first)
     assert torch.equal(maps[1], second)
     assert torch.equal(maps[2], network.bn_last(third).relu())

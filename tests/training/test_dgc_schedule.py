@@ -109,7 +109,7 @@ def test_progress_out_of_range(progress):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"total_steps": 0}, "total_steps=0 is not positive"),
+        ({"total_steps": 0}, "total_steps=0 is not a positive whole number"),
         ({"warmup": 0.8}, "warmup=0.8, ramp_end=0.75(?s:.*)0 <= warmup < ramp_end <= 1"),
         ({"ramp_end": 1.5}, "ramp_end=1.5"),
         ({"warmup": -0.1}, "warmup=-0.1"),

@@ -5,6 +5,12 @@ mask_scale cannot be seen in a checkpoint: where the code computes 2*sigmoid, th
 
 from __future__ import annotations
 
+import re
+from itertools import product
+from typing import NamedTuple
+
+import torch
+
 from dyndeploy.errors import DynError
 from dyndeploy.ops._checkpoint import Conversion, Entries
 from dyndeploy.ops.dcnv2.module import ModulatedDeformConv2d
@@ -12,38 +18,48 @@ from dyndeploy.ops.dcnv2.module import ModulatedDeformConv2d
 _NAMES = {"conv_offset": "mmcv", "offset": "detectron2", "conv_offset_mask": "DCNv2 port"}
 
 
+class _Roles(NamedTuple):
+    """Which convolutions are what: the predictor, or that of offsets and that of masks; "" is the module itself."""
+
+    predictors: tuple[str, ...]
+    main: str
+
+
 def predictors(layer: ModulatedDeformConv2d, entries: Entries) -> Conversion | None:
     """One predictor (conv_offset, conv_offset_mask, a sibling …_offset) or one of offsets and one of masks.
 
-    Predictors are known by "offset", "mask" or "modul" in their names, and checked by their shapes; the weight of the
-    convolution may have any name. Channels are those of ours: offsets [group][tap][y, x], then masks [group][tap].
+    Inside of the module they are known by their shapes, and by "off", "mask" or "mod" in their names where shapes
+    leave a choice; siblings by both. Channels are those of ours: offsets [group][tap][y, x], then masks [group][tap].
+    A predictor without a bias has one of zeros.
+
+    Raises:
+        DynError: what is named like predictors is not of this layer, or several convolutions could be the same thing.
     """
-    weights = [key.removesuffix(".weight") for key, tensor in entries.items() if _is_convolution(key, tensor)]
-    offsets = [name for name in weights if "offset" in name.lower()]
-    masks = [name for name in weights if name not in offsets and _predicts_masks(name)]
-    if not offsets:
+    shapes = {key.removesuffix(".weight"): t.shape for key, t in entries.items() if key.endswith(".weight")}
+    inner = [name for name in shapes if name.startswith(".") and name != ".predictor" and len(shapes[name]) == 4]
+    roles = _roles(layer, shapes, inner, inner)
+    if roles is None and ".predictor" not in shapes:
+        siblings = [name for name in shapes if name.startswith("_") and _is_sibling(layer, name, shapes[name])]
+        roles = _roles(layer, shapes, siblings, inner)
+    if roles is None:
         return None
-    expected = layer.predictor.out_channels
-    rows = sum(entries[f"{name}.weight"].shape[0] for name in offsets + masks)
-    if len(offsets) > 1 or len(masks) > 1 or rows != expected:
-        raise _unfit(layer, entries, offsets + masks)
-    if masks and rows != 3 * entries[f"{masks[0]}.weight"].shape[0]:
-        raise _unfit(layer, entries, offsets + masks)
 
-    name = offsets[0]
-    conversion = Conversion("split predictors" if masks else _NAMES.get(name[1:], "one predictor"), entries)
-    conversion.join([f"{n}.weight" for n in (*offsets, *masks)], ".predictor.weight")
-    conversion.join([f"{n}.bias" for n in (*offsets, *masks)], ".predictor.bias")
-    if masks and not any(f"{n}.bias" in entries for n in (*offsets, *masks)):
-        zeros = entries[f"{name}.weight"].new_zeros(rows)
-        conversion.assume(".predictor.bias", zeros, "neither predictor has a bias")
-
-    inner = [n for n in weights if n not in offsets + masks and n.startswith(".")]
-    main = _main(layer, entries, inner)
-    if main:
-        conversion.move(f"{main}.weight", ".weight")
-        conversion.move(f"{main}.bias", ".bias")
-    bias = f"{main}.bias" if main else ".bias"
+    split = len(roles.predictors) > 1
+    name = roles.predictors[0]
+    conversion = Conversion("split predictors" if split else _NAMES.get(name[1:], "one predictor"), entries)
+    conversion.join([f"{n}.weight" for n in roles.predictors], ".predictor.weight")
+    biases = [f"{n}.bias" for n in roles.predictors]
+    if all(bias in entries for bias in biases):
+        conversion.join(biases, ".predictor.bias")
+    else:
+        weights = [entries[f"{n}.weight"] for n in roles.predictors]
+        parts = [entries.get(bias, weight.new_zeros(len(weight))) for bias, weight in zip(biases, weights)]
+        there = [bias for bias in biases if bias in entries]
+        lacking = "one predictor has no bias" if there else "no predictor has a bias"
+        conversion.assume(".predictor.bias", torch.cat(parts), lacking, there)
+    conversion.move(f"{roles.main}.weight", ".weight")
+    conversion.move(f"{roles.main}.bias", ".bias")
+    bias = f"{roles.main}.bias"
     if layer.bias is None and bias in entries:
         if entries[bias].any():
             raise DynError(
@@ -54,31 +70,84 @@ def predictors(layer: ModulatedDeformConv2d, entries: Entries) -> Conversion | N
     return conversion
 
 
-def _is_convolution(key: str, tensor: object) -> bool:
-    return key.endswith(".weight") and getattr(tensor, "ndim", 0) == 4
+def _roles(
+    layer: ModulatedDeformConv2d, shapes: dict[str, torch.Size], names: list[str], inner: list[str]
+) -> _Roles | None:
+    """The roles that leave least unexplained, predictors being among `names`; None if there are no predictors."""
+
+    def of_rows(rows: int) -> list[str]:
+        return [name for name in names if shapes[name] == (rows, layer.in_channels, *layer.kernel_size)]
+
+    def unexplained(roles: _Roles) -> tuple[int, ...]:
+        used = {*roles.predictors, roles.main}
+        masks = roles.predictors[1:]
+        return (
+            sum(_is_named(name) for name in names if name not in used),
+            int(shapes.get(roles.main) != layer.weight.shape),
+            (not _predicts_offsets(roles.predictors[0]))
+            + sum(not _predicts_masks(name) for name in masks)
+            + _is_named(roles.main),
+        )
+
+    sets: list[tuple[str, ...]] = [(name,) for name in of_rows(layer.predictor.out_channels)]
+    if layer.modulated:
+        sets += product(of_rows(2 * _mask_rows(layer)), of_rows(_mask_rows(layer)))
+    found = [_Roles(chosen, main) for chosen in sets for main in _mains(layer, shapes, chosen, inner)]
+    if not found:
+        named = [name for name in names if _is_named(name)]
+        if any(_predicts_offsets(name) for name in named):
+            raise _unfit(layer, shapes, named)
+        return None
+    best, *others = sorted(found, key=unexplained)
+    if others and unexplained(others[0]) == unexplained(best):
+        listed = ", ".join(f"{name[1:]}.weight {list(shapes[name])}" for name in names[:8])
+        raise DynError(
+            f"Which of these is the convolution, and which predicts offsets and masks: {listed}?",
+            fix='Rename them to "weight", "conv_offset.weight" and "conv_mask.weight".',
+        )
+    if unexplained(best)[0]:
+        raise _unfit(layer, shapes, [name for name in names if name != best.main and _is_named(name)])
+    return best
+
+
+def _mains(
+    layer: ModulatedDeformConv2d, shapes: dict[str, torch.Size], chosen: tuple[str, ...], inner: list[str]
+) -> list[str]:
+    """What may be the convolution itself, beside these predictors."""
+    if "" in shapes:
+        return [""]
+    rest = [name for name in inner if name not in chosen]
+    return [name for name in rest if shapes[name] == layer.weight.shape] or rest[:1] or [""]
+
+
+def _is_sibling(layer: ModulatedDeformConv2d, name: str, shape: torch.Size) -> bool:
+    rows = [count * _mask_rows(layer) for count in (1, 2, 3)]
+    return _is_named(name) and shape[1:] == (layer.in_channels, *layer.kernel_size) and shape[0] in rows
+
+
+def _is_named(name: str) -> bool:
+    return _predicts_offsets(name) or _predicts_masks(name)
+
+
+def _predicts_offsets(name: str) -> bool:
+    return "off" in name.lower()
 
 
 def _predicts_masks(name: str) -> bool:
+    """Like "mask" or "modulator", but neither a "modulated_deform_conv" nor just a part of a "model" or "module"."""
     name = name.lower()
-    return "mask" in name or ("modul" in name and "deform" not in name)
+    return "mask" in name or ("deform" not in name and re.search(r"mod(?!el|ules?\b)", name) is not None)
 
 
-def _main(layer: ModulatedDeformConv2d, entries: Entries, names: list[str]) -> str:
-    """Name of the convolution itself: "" where it has none of its own, or there is nothing to choose."""
-    if "" in names or ".weight" in entries or not names:
-        return ""
-    fitting = [n for n in names if entries[f"{n}.weight"].shape == layer.weight.shape]
-    if len(names) > 1 and len(fitting) != 1:
-        listed = ", ".join(f"{n[1:]}.weight {list(entries[f'{n}.weight'].shape)}" for n in names)
-        raise DynError(f"Which of these is the convolution's weight: {listed}?", fix='Rename it to "weight".')
-    return fitting[0] if fitting else names[0]
+def _mask_rows(layer: ModulatedDeformConv2d) -> int:
+    """G·K."""
+    return layer.offset_groups * layer.kernel_size[0] * layer.kernel_size[1]
 
 
-def _unfit(layer: ModulatedDeformConv2d, entries: Entries, names: list[str]) -> DynError:
+def _unfit(layer: ModulatedDeformConv2d, shapes: dict[str, torch.Size], names: list[str]) -> DynError:
     taps, groups = layer.kernel_size[0] * layer.kernel_size[1], layer.offset_groups
-    shapes = {name: entries[f"{name}.weight"].shape for name in names}
-    rows = sum(shape[0] for shape in shapes.values())
-    listed = ", ".join(f"{name[1:]}.weight {list(shape)}" for name, shape in list(shapes.items())[:4])
+    rows = sum(shapes[name][0] for name in names)
+    listed = ", ".join(f"{name[1:]}.weight {list(shapes[name])}" for name in names[:4])
     kinds = "3·G·K channels (offsets, masks)" if layer.modulated else "2·G·K channels (offsets)"
     fix = None
     if rows == (2 if layer.modulated else 3) * groups * taps:

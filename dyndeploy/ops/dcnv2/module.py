@@ -73,6 +73,8 @@ class ModulatedDeformConv2d(nn.Module):
         ):
             if divisor < 1 or channels % divisor:
                 raise DynError(f"ModulatedDeformConv2d: {name}={channels} is not divisible by {divisor} groups.")
+        if not 0 < mask_scale < math.inf:
+            raise DynError(f"ModulatedDeformConv2d: mask_scale={mask_scale} is not a positive number.")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
         self.padding, self.dilation = pair(padding), pair(dilation)

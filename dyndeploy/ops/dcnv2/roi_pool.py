@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from dyndeploy.errors import DynError
@@ -302,11 +303,15 @@ def _check_tensors(
         expected = (rois.shape[0], channels, height, width)
         if tensor.shape != expected:
             raise DynError(f"{who}: {name} has shape {list(tensor.shape)}, expected {list(expected)}.")
-    if torch.compiler.is_compiling() or not rois.shape[0]:
+    if not torch.compiler.is_compiling() and min(features.shape[2:]) < 1:
+        raise DynError(f"{who}: the features have shape {list(features.shape)}: there is nothing to pool.")
+    valueless = torch.compiler.is_compiling() or rois.is_meta or isinstance(rois, FakeTensor)
+    if valueless or not rois.shape[0]:
         return
-    first, last = int(rois[:, 0].min()), int(rois[:, 0].max())
-    if first < 0 or last >= features.shape[0]:
+    first, last = float(rois[:, 0].detach().min()), float(rois[:, 0].detach().max())
+    if not (first >= 0 and last < features.shape[0]):
         raise DynError(
-            f"{who}: rois name the images {first} to {last}, and the features are those of {features.shape[0]}.",
-            fix="rois[:, 0] is the index of the image in the batch.",
+            f"{who}: rois name the images {first:g} to {last:g}, and the features are those of {features.shape[0]}.",
+            fix="rois[:, 0] is the index of the image in the batch. To export a head, let it take boxes and make the "
+            "index itself: dyndeploy.export draws all columns of an input from one range.",
         )

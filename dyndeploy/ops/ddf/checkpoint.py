@@ -33,7 +33,8 @@ def up_pack(layer: DDFUp, entries: Entries) -> Conversion | None:
     """DDFUpPack: a list of branches, which are the groups of one convolution here.
 
     Raises:
-        DynError: the branches are of another scale, or their shapes differ.
+        DynError: the branches are of another scale, read a guide or not, have depth-wise convolutions of another size,
+            or their shapes differ.
     """
     found = {int(m[1]) for key in entries if (m := re.match(r"\.channel_branch\.(\d+)\.[134]\.", key))}
     if not found:
@@ -51,6 +52,13 @@ def up_pack(layer: DDFUp, entries: Entries) -> Conversion | None:
             f"The checkpoint's branches {'read a guide' if guided else 'have a depth-wise convolution'}, the layer's "
             f"{'have a depth-wise convolution' if guided else 'read a guide'}.",
             fix=f"DDFUp(…, guide_channels={layer.channels if guided else None})",
+        )
+    first = entries.get(".spatial_branch.0.0.weight")
+    if layer.depthwise is not None and first is not None and first.shape[2:] != layer.depthwise.weight.shape[2:]:
+        raise DynError(
+            f"The checkpoint's depth-wise convolutions are {list(first.shape[2:])}, the layer's "
+            f"{list(layer.depthwise.weight.shape[2:])}.",
+            fix=f"DDFUp(…, depthwise_size={first.shape[-1]})",
         )
     conversion = Conversion(_NAME, entries)
     pointwise = "0" if guided else "1.0"

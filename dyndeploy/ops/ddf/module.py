@@ -143,7 +143,7 @@ class DDFUp(_DecoupledFilter):
     R = scale*scale independent pairs of branches, one per sub-pixel of the output; branch r makes sub-pixel
     (r // scale, r % scale). Channel filters come from x; spatial ones from a 1x1 convolution per branch of:
 
-    - a depth-wise 3x3 convolution of x (one per branch), when no guide is given;
+    - a depth-wise convolution of x (one per branch), 3x3 by default, when no guide is given;
     - a guide at the resolution of x: every branch sees the same guide pixel;
     - a guide at the output's resolution: pixel-unshuffled, so that branch r sees the guide pixel of the very
       sub-pixel that it makes. Nothing of the guide is lost, and the same weights serve both resolutions.
@@ -155,13 +155,15 @@ class DDFUp(_DecoupledFilter):
         dilation, heads, se_ratio, nonlinearity, combine: as for `DDF`, per branch.
         guide_channels: channels of the guide, which is then required; there is no depth-wise convolution.
             None: the guide is optional; one of C channels replaces the result of the depth-wise convolution.
+        depthwise_size: extent of the depth-wise convolution, odd; its padding is half of it.
 
     Shape:
         x [N, C, H, W], guide [N, guide_channels, H, W] or [N, guide_channels, scale*H, scale*W] ->
         [N, C, scale*H, scale*W].
 
     Raises:
-        DynError: as for `DDF`; a required guide is missing, or its channels or its resolution do not fit.
+        DynError: as for `DDF`; depthwise_size is even; a required guide is missing, or its channels or its resolution
+            do not fit.
 
     Example:
         >>> up = DDFUp(8, scale=2, guide_channels=3)
@@ -180,14 +182,20 @@ class DDFUp(_DecoupledFilter):
         nonlinearity: str = "linear",
         combine: Combine = "mul",
         guide_channels: int | None = None,
+        depthwise_size: int = 3,
     ) -> None:
+        check_arguments("DDFUp", depthwise_size=depthwise_size)
+        if depthwise_size % 2 == 0:
+            raise DynError(f"DDFUp: depthwise_size={depthwise_size} is even.", why="It is centred on its pixel.")
         if scale < 1 or (guide_channels is not None and guide_channels < 1):
             raise DynError(f"DDFUp: scale={scale}, guide_channels={guide_channels}: both are at least 1.")
         super().__init__(channels, kernel_size, 1, dilation, heads, se_ratio, nonlinearity, combine, scale)
         branches = scale * scale
         self.guide_channels = channels if guide_channels is None else guide_channels
         self.depthwise = (
-            nn.Conv2d(channels, branches * channels, 3, padding=1, groups=channels) if guide_channels is None else None
+            nn.Conv2d(channels, branches * channels, depthwise_size, padding=depthwise_size // 2, groups=channels)
+            if guide_channels is None
+            else None
         )
         self.spatial_branch = nn.Conv2d(
             branches * self.guide_channels, branches * heads * self.taps, 1, groups=branches

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from dyndeploy.errors import DynError
@@ -27,18 +25,19 @@ def megvii(layer: DRConv2d, entries: Entries) -> Conversion | None:
             why="The official layer is given its guide, by the block's masknet.",
             fix="DRConv2d(…, guide_conv=False), and layer(x, guide).",
         )
-    shape = layer.generator.weight.shape
+    generator = layer.generator
     conversion = Conversion("megvii", entries)
-    conversion.move(".weight", ".generator.weight", lambda banks: _banks(banks, shape))
+    conversion.move(".weight", ".generator.weight", lambda matrix: _banks(matrix, generator))
     for kind in ("weight", "bias"):
         conversion.move(f".routing_fc.{kind}", f".generator.mixture.{kind}")
     return conversion
 
 
-def _banks(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """[O*C*kh*kw, bases] -> [bases, O, C, kh, kw]; those of another layer stay as they are, and are found out."""
-    rows = math.prod(shape[1:])
-    return matrix.mT.reshape(shape) if matrix.shape == (rows, shape[0]) else matrix
+def _banks(matrix: Tensor, generator: MixGenerator) -> Tensor:
+    """[O*C*kh*kw, bases] -> [bases*O, C, kh, kw]; those of another layer stay as they are, and are found out."""
+    weight = generator.weight
+    expected = (weight.numel() // generator.bases, generator.bases)
+    return matrix.mT.reshape(weight.shape) if matrix.shape == expected else matrix
 
 
 def shallowtoil(layer: DRConv2d, entries: Entries) -> Conversion | None:
@@ -81,4 +80,13 @@ def _other_generator(theirs: str) -> DynError:
     )
 
 
-LAYOUTS = {DRConv2d: (megvii, shallowtoil)}
+def with_guide_bias(layer: DRConv2d, entries: Entries) -> Conversion | None:
+    """Our own, of a layer that was made with, or given, a bias of its guide: this one is given it, too."""
+    if ".guide_conv.bias" not in entries or layer.guide_conv is None or layer.guide_conv.bias is not None:
+        return None
+    conversion = Conversion("own names", entries)
+    conversion.add(".guide_conv.bias", ".guide_conv.bias")
+    return conversion
+
+
+LAYOUTS = {DRConv2d: (megvii, shallowtoil, with_guide_bias)}

@@ -139,7 +139,7 @@ class DRConv2d(nn.Module):
 class MixGenerator(nn.Module):
     """Filters as a mixture of learned banks, the same for all regions (official code).
 
-    a[n,t,j] = 2/bases * sigmoid(Linear(GAP(x[n])))[t,j],  W[n,t] = sum over j of a[n,t,j] * weight[j]
+    a[n,t,j] = 2/bases * sigmoid(Linear(GAP(x[n])))[t,j],  W[n,t] = sum over j of a[n,t,j] * bank[j]
 
     The mixture starts even: a is close to 1/bases.
 
@@ -161,12 +161,13 @@ class MixGenerator(nn.Module):
             raise DynError(f"DRConv2d: bases={bases} is not positive.")
         self.regions, self.bases = regions, bases
         self.mixture = nn.Linear(in_channels, regions * bases)
-        self.weight = nn.Parameter(torch.empty(bases, out_channels, in_channels, *kernel_size))
+        # The banks in one tensor of four dims, [bases*O, C, kh, kw]: with five, to(memory_format=…) would fail.
+        self.weight = nn.Parameter(torch.empty(bases * out_channels, in_channels, *kernel_size))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Banks uniform in +-sqrt(6/(C*kh*kw)), mixture N(0, 0.01) with a zero bias, as the official code."""
-        bound = math.sqrt(6 / self.weight[0, 0].numel())
+        bound = math.sqrt(6 / self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.normal_(self.mixture.weight, 0, 0.01)
         nn.init.zeros_(self.mixture.bias)
@@ -174,8 +175,8 @@ class MixGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, m*O, C*K]."""
         share = self.mixture(x.mean((2, 3))).sigmoid() * (2 / self.bases)
-        filters: Tensor = share.reshape(-1, self.regions, self.bases) @ self.weight.flatten(1)
-        out_channels, *columns = self.weight.shape[1:]
+        filters: Tensor = share.reshape(-1, self.regions, self.bases) @ self.weight.reshape(self.bases, -1)
+        out_channels, columns = self.weight.shape[0] // self.bases, self.weight.shape[1:]
         return filters.reshape(-1, self.regions * out_channels, math.prod(columns))
 
     def extra_repr(self) -> str:

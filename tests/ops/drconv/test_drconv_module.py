@@ -43,7 +43,7 @@ def test_mix_is_one_convolution_per_basis_mixed_per_pixel(x):
     mixture = 2 * torch.sigmoid(F.linear(x.mean((2, 3)), *layer.generator.mixture.parameters())) / 5
     region = layer.guide_conv(x).argmax(1)
     share = torch.stack([a.reshape(3, 5)[m] for a, m in zip(mixture, region)])  # [N, Ho, Wo, bases]
-    responses = convolutions(layer, x, layer.generator.weight.expand(2, -1, -1, -1, -1, -1))
+    responses = convolutions(layer, x, layer.generator.weight.unflatten(0, (5, 6)).expand(2, -1, -1, -1, -1, -1))
     expected = torch.einsum("nuvj,njouv->nouv", share, responses) + layer.bias[:, None, None]
     torch.testing.assert_close(layer(x), expected)
 
@@ -73,7 +73,9 @@ def test_mix_starts_as_the_mean_of_its_bases(x):
     torch.manual_seed(0)
     layer = DRConv2d(4, 6, **WINDOW)
     nn.init.zeros_(layer.generator.mixture.weight)
-    conv = F.conv2d(x, layer.generator.weight.mean(0), None, (2, 1), (1, 0), (1, 2))
+    conv = F.conv2d(
+        x, layer.generator.weight.unflatten(0, (layer.generator.bases, -1)).mean(0), None, (2, 1), (1, 0), (1, 2)
+    )
     torch.testing.assert_close(layer(x), conv)
 
 
