@@ -19,7 +19,7 @@ from torch._subclasses import FakeTensorMode
 
 import dyndeploy.nn
 import dyndeploy.ops.all
-from dyndeploy.ops._onnx import OPSET, bodies
+from dyndeploy.ops._onnx import OPSET, bodies, choice_of
 from dyndeploy.ops._spec import DOMAIN, PLUGIN_ATTRIBUTES, SPECS, VERSION, custom_ops
 from dyndeploy.ops._torch import torch_op
 from dyndeploy.testing.cases import grid
@@ -183,6 +183,16 @@ def test_bodies_are_standard_ops_and_use_every_input(spec):
     for body in bodies_of(spec):
         assert {node.domain for node in body} == {""}
         assert [v.name for v in body.inputs if not v.uses()] == []
+
+
+@each_custom_op
+def test_what_decides_can_be_asked_for_its_decision(spec):
+    assert hasattr(import_module(f"dyndeploy.ops.{spec.folder}.onnx"), "choice") == (spec.choice is not None)
+    if spec.choice is not None:
+        choice, (body, *_) = choice_of(spec), bodies_of(spec)
+        assert [v.name for v in choice.inputs] == [spec.choice]
+        assert {n: a.type for n, a in choice.attributes.items()} == {n: a.type for n, a in body.attributes.items()}
+        assert {node.domain for node in choice} == {""}
 
 
 # --- shapes

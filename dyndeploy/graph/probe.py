@@ -1,13 +1,16 @@
-"""A copy of a model that also gives out inner values."""
+"""A copy of a model that also gives out inner values, and what its nodes decide."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import onnx
+import onnx_ir as ir
 
 from dyndeploy.errors import DynError
+from dyndeploy.ops._onnx import choice_of
+from dyndeploy.ops._spec import DOMAIN, PLUGIN_ATTRIBUTES, spec_of
 
 
 def with_outputs(model: onnx.ModelProto | str | os.PathLike[str], values: Iterable[str]) -> bytes:
@@ -49,6 +52,38 @@ def with_outputs(model: onnx.ModelProto | str | os.PathLike[str], values: Iterab
     graph.value_info.extend(described)
     serialized: bytes = probe.SerializeToString()
     return serialized
+
+
+def with_choices(model: onnx.ModelProto, nodes: Mapping[str, str]) -> onnx.ModelProto:
+    """The model with the decisions of some of its nodes as values of the main graph, and nothing else changed.
+
+    A decision is computed a second time, from the value that the node decides by and by the nodes of its function
+    body, so that a runtime decides both times on the same bits. The value that it gives out may be another one:
+    ONNX Runtime computes half types in float32 and rounds a value only where somebody reads it.
+
+    Args:
+        model: a model with nodes of our domain. It is not modified.
+        nodes: name of a node -> name of the new value: regions (int64) [N, Ho, Wo] of a region-aware convolution,
+            kept channels (bool) [N, heads, C] of a group convolution.
+
+    Raises:
+        DynError: one of the nodes is none of ours.
+    """
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    functions: dict[str, ir.Function] = {}
+    for node in [n for n in probe.graph.node if n.name in nodes]:
+        spec = spec_of(node.op_type)
+        function = functions.setdefault(node.op_type, choice_of(spec))
+        value = node.input[[t.name for t in spec.inputs].index(str(spec.choice))]
+        decided = onnx.helper.make_node(function.name, [value], [nodes[node.name]], domain=DOMAIN)
+        decided.attribute.extend(a for a in node.attribute if a.name not in PLUGIN_ATTRIBUTES)  # it has no plugin
+        probe.graph.node.append(decided)
+        dtype = function.outputs[0].dtype
+        assert dtype is not None
+        probe.graph.value_info.append(onnx.helper.make_tensor_value_info(nodes[node.name], int(dtype), None))
+    probe.functions.extend(ir.serde.serialize_function(function) for function in functions.values())
+    return probe
 
 
 def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -229,9 +231,17 @@ class Body:
     def function(self, output: ir.Value) -> ir.Function:
         """The finished body."""
         output.name = self.spec.output.name
-        graph = ir.Graph(self.inputs, [output], nodes=self._nodes, opset_imports={"": OPSET}, name=self.spec.name)
+        return self._function(str(self.spec.name), self.inputs, output)
+
+    def choice(self, output: ir.Value, dtype: ir.DataType) -> ir.Function:
+        """The finished body of the op's decision alone: a function of its own, of the input that decides."""
+        output.name, output.dtype = "choice", dtype
+        return self._function(f"{self.spec.name}Choice", [v for v in self.inputs if v.name == self.spec.choice], output)
+
+    def _function(self, name: str, inputs: Sequence[ir.Value], output: ir.Value) -> ir.Function:
+        graph = ir.Graph(inputs, [output], nodes=self._nodes, opset_imports={"": OPSET}, name=name)
         attributes = [ir.Attr(a.name, _ATTRIBUTE_TYPES[a.type], None) for a in self.spec.attributes]
-        return ir.Function(DOMAIN, str(self.spec.name), graph=graph, attributes=attributes)
+        return ir.Function(DOMAIN, name, graph=graph, attributes=attributes)
 
 
 def bodies(folders: Sequence[str], *, gridsample: bool = False) -> dict[str, ir.Function]:
@@ -241,11 +251,24 @@ def bodies(folders: Sequence[str], *, gridsample: bool = False) -> dict[str, ir.
         folders: operator folders.
         gridsample: take the body of ModulatedDeformConv2d that needs no DeformConv kernel.
     """
-    import importlib
-
     result: dict[str, ir.Function] = {}
     for folder in folders:
-        module = importlib.import_module(f"dyndeploy.ops.{folder}.onnx")
+        module = _module(folder)
         function = module.gridsample_body() if gridsample and hasattr(module, "gridsample_body") else module.body()
         result[function.name] = function
     return result
+
+
+def choice_of(spec: OpSpec) -> ir.Function:
+    """What a node of this operator decides, by the nodes of its body: a function of `spec.choice` alone.
+
+    Its output is what `dyndeploy.runtimes.program` can impose: regions (int64) [N, Ho, Wo], or kept channels (bool)
+    [N, heads, C].
+    """
+    function: ir.Function = _module(spec.folder).choice()
+    return function
+
+
+def _module(folder: str) -> ModuleType:
+    """The operator's onnx.py; it imports this file, and so it is imported when first needed."""
+    return importlib.import_module(f"dyndeploy.ops.{folder}.onnx")

@@ -8,15 +8,16 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
-from dyndeploy.bundle import DTYPE_OF, Arrays, Bundle
+from dyndeploy.bundle import DTYPE_OF, Bundle
 from dyndeploy.errors import DynError, MissingPackageError
 from dyndeploy.runtimes import Session, UnavailableError, open_session, runtime_names
 from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import POINTS, Point, sizes_at
 from dyndeploy.testing.numeric import Array, Judgement, Verdict, bit_equal, compare, judge
 from dyndeploy.verdict.blame import Guilty, changed_nodes, find_guilty
-from dyndeploy.verdict.choices import decide, judge_choice
-from dyndeploy.verdict.inner import Anatomy, Reader
+from dyndeploy.verdict.choices import judge_choice
+from dyndeploy.verdict.inner import Anatomy
+from dyndeploy.verdict.reading import Reader, onnx_reader, torch_reader
 from dyndeploy.verdict.result import CheckResult, OutputResult, PointResult, RuntimeResult
 from dyndeploy.verdict.yardstick import Given, Yardstick
 
@@ -127,11 +128,11 @@ class _Check:
         with session:
             for point, yardstick in self._yardsticks.items():
                 self._tell(f"{label} at {point}")
-                result, decisions = self._point(session, reader, point, yardstick)
+                result = self._point(session, reader, point, yardstick)
                 points.append(result)
                 if guilty is None and not result.verdict.ok and result.failure is None:
                     self._tell(f"{label}: search for the guilty node at {point}")
-                    guilty = self._guilty(reader, yardstick, result, decisions)
+                    guilty = self._guilty(reader, yardstick, result)
         verdict = Verdict.worst(p.verdict for p in points)
         if self._changed is not None and name != "torch":
             # What was changed may lie where no golden reaches, or hardly: the numbers cannot speak for it.
@@ -141,25 +142,21 @@ class _Check:
 
     def _reader(self, name: str, dtype: str) -> Reader:
         if name != "torch":
-            return self._anatomy.onnx_reader(name)
-        return self._anatomy.torch_reader(self._programs[dtype])
+            return onnx_reader(self._anatomy, name)
+        return torch_reader(self._anatomy, self._programs[dtype])
 
-    def _point(self, session: Session, read: Reader, point: Point, yardstick: Yardstick) -> tuple[PointResult, Arrays]:
-        """The result of one point, and the runtime's own decisions."""
+    def _point(self, session: Session, read: Reader, point: Point, yardstick: Yardstick) -> PointResult:
         sizes = sizes_at(self._bundle.manifest.dims, point)
         try:
             outputs = session.run(yardstick.inputs)
-            values = [choice.value for choice in self._anatomy.choices]
-            tensors = read(yardstick.inputs, values) if values else {}
+            decisions = read(yardstick.inputs, ()).decisions if self._anatomy.choices else {}
         except DynError as error:
-            return PointResult(point=point, sizes=sizes, verdict=Verdict.BROKEN, failure=str(error)), {}
-        decisions = dict(yardstick.decisions)
+            return PointResult(point=point, sizes=sizes, verdict=Verdict.BROKEN, failure=str(error))
         for choice in self._anatomy.choices:
-            taken, expected = decide(choice, tensors[choice.value]), decisions[choice.source]
+            taken, expected = decisions[choice.source], yardstick.decisions[choice.source]
             if taken.shape != expected.shape:
                 why = f"{choice.node} takes decisions of shape {list(taken.shape)}, not {list(expected.shape)}."
-                return PointResult(point=point, sizes=sizes, verdict=Verdict.BROKEN, failure=why), {}
-            decisions[choice.source] = taken
+                return PointResult(point=point, sizes=sizes, verdict=Verdict.BROKEN, failure=why)
         given = yardstick.given(decisions)
         choices = tuple(
             judge_choice(
@@ -174,8 +171,7 @@ class _Check:
         judged = tuple(self._output(name, outputs[name], given, yardstick) for name in given.reference)
         verdicts = [o.judgement.verdict for o in judged]
         verdicts += [Verdict.BROKEN for c in choices if not c.admissible]
-        result = PointResult(point=point, sizes=sizes, verdict=Verdict.worst(verdicts), outputs=judged, choices=choices)
-        return result, decisions
+        return PointResult(point=point, sizes=sizes, verdict=Verdict.worst(verdicts), outputs=judged, choices=choices)
 
     def _output(self, name: str, actual: Array, given: Given, yardstick: Yardstick) -> OutputResult:
         reference, own = given.reference[name], compare(given.own[name], given.reference[name])
@@ -186,9 +182,9 @@ class _Check:
         identical = bit_equal(actual, yardstick.outputs[name])
         return OutputResult(name=name, error=error, yardstick=own, judgement=judge(error, own, self._dtype, identical))
 
-    def _guilty(self, read: Reader, yardstick: Yardstick, result: PointResult, decisions: Arrays) -> Guilty | None:
+    def _guilty(self, read: Reader, yardstick: Yardstick, result: PointResult) -> Guilty | None:
         outputs = {o.name: o.judgement for o in result.outputs if not o.judgement.verdict.ok}
-        guilty = find_guilty(self._anatomy, read, yardstick, decisions, self._dtype, outputs)
+        guilty = find_guilty(self._anatomy, read, yardstick, self._dtype, outputs)
         if guilty is not None:
             return guilty
         for choice in result.choices:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dyndeploy.models import create_model
 from dyndeploy.models.backbone import Backbone
 from dyndeploy.models.joint_upsampling import JointUpsampler
+from dyndeploy.models.resnet import ResidualBlock
 from dyndeploy.tensors import Dim, TensorSpec, seeded_arrays, sizes_at
 from dyndeploy.testing.weights import enliven
 
@@ -51,6 +52,10 @@ def lively_model(name: str, **options: Any) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = create_model(name, **options)
+        for block in network.modules():
+            if isinstance(block, ResidualBlock):  # a weak branch, as in training that starts its last norm at zero
+                *_, last = (layer for layer in block.children() if isinstance(layer, nn.BatchNorm2d))
+                nn.init.zeros_(last.weight)
         return enliven(network, *example_inputs(*deployment_shapes(network)))
 
 

@@ -15,7 +15,7 @@ def enliven(network: nn.Module, *inputs: Tensor, seed: int = 0) -> nn.Module:
 
     A fresh network hides errors: offset predictors and the last BatchNorm of a residual branch start at zero, running
     means at 0 and variances at 1. Here every parameter that is all zero is drawn anew (a matrix with a standard
-    deviation of 1/sqrt(fan-in), a vector with 0.1), BatchNorms get a scale in 0.5..1.5 (a fifth of it where it was
+    deviation of 0.2/sqrt(fan-in), a vector with 0.1), BatchNorms get a scale in 0.5..1.5 (a fifth of it where it was
     zero), and their statistics become those of the inputs, so that activations keep their size in a deep network. DGC's
     saliencies stay near 1: they multiply from layer to layer, and would make inputs that are a little larger explode.
 
@@ -38,7 +38,7 @@ def enliven(network: nn.Module, *inputs: Tensor, seed: int = 0) -> nn.Module:
         for parameter in network.parameters():
             if not parameter.any():
                 fan_in = math.prod(parameter.shape[1:])
-                deviation = 1 / math.sqrt(fan_in) if parameter.dim() > 1 else 0.1
+                deviation = 0.2 / math.sqrt(fan_in) if parameter.dim() > 1 else 0.1
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
         for layer in network.modules():
             if isinstance(layer, Saliency):

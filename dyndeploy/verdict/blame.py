@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import onnx
 
-from dyndeploy.bundle import Arrays
 from dyndeploy.graph.fingerprint import fingerprints
 from dyndeploy.testing.numeric import Judgement, Verdict, bit_equal, compare, judge
-from dyndeploy.verdict.inner import Anatomy, Reader, Site
+from dyndeploy.verdict.inner import Anatomy, Site
+from dyndeploy.verdict.reading import Reader
 from dyndeploy.verdict.yardstick import Yardstick
 
 #: Inner values that are held at a time, in three copies: the runtime's, float64's and PyTorch's.
@@ -58,7 +58,6 @@ def find_guilty(
     anatomy: Anatomy,
     read: Reader,
     yardstick: Yardstick,
-    decisions: Arrays,
     dtype: str,
     outputs: Mapping[str, Judgement],
 ) -> Guilty | None:
@@ -66,9 +65,8 @@ def find_guilty(
 
     Args:
         anatomy: the graph.
-        read: reads the runtime's inner values.
+        read: reads the runtime's inner values, and its discrete choices, which are imposed on both programs.
         yardstick: the programs, at the point where the runtime fails.
-        decisions: the runtime's own discrete choices, which are imposed on both programs.
         dtype: in which the model computes.
         outputs: the outputs that are out of bounds, and what was said of them.
 
@@ -76,7 +74,7 @@ def find_guilty(
         The guilty node; None when nothing is out of bounds once inner values are read. A value that led to a
         good one counts as good.
     """
-    search = _Search(anatomy, read, yardstick, decisions, dtype)
+    search = _Search(anatomy, read, yardstick, dtype)
     guides = [choice.value for choice in anatomy.choices]
     dynamic = [v for site in anatomy.sites if site.dynamic for v in (*site.inputs, *site.outputs[:1])]
     decided = [v for v in dict.fromkeys(dynamic) if v in guides or _is_op_output(anatomy, v)]
@@ -92,9 +90,8 @@ def _is_op_output(anatomy: Anatomy, value: str) -> bool:
 class _Search:
     """Judges inner values, each at most once."""
 
-    def __init__(self, anatomy: Anatomy, read: Reader, yardstick: Yardstick, decisions: Arrays, dtype: str) -> None:
-        self._anatomy, self._read, self._yardstick = anatomy, read, yardstick
-        self._decisions, self._dtype = decisions, dtype
+    def __init__(self, anatomy: Anatomy, read: Reader, yardstick: Yardstick, dtype: str) -> None:
+        self._anatomy, self._read, self._yardstick, self._dtype = anatomy, read, yardstick, dtype
         self._judged: dict[str, Judgement] = {}
 
     def first_bad(self, values: Iterable[str]) -> str | None:
@@ -140,12 +137,13 @@ class _Search:
             return
         at = {value: self._anatomy.reference[value] for value in values}
         seen = self._read(self._yardstick.inputs, values)
-        reference, own = self._yardstick.inner(at.values(), self._decisions)
+        reference, own = self._yardstick.inner(at.values(), seen.decisions)
         for value, name in at.items():
             # A value of another shape is another value: a fusion took the name along.
-            if seen[value].shape == reference[name].shape:
-                error, noise = compare(seen[value], reference[name]), compare(own[name], reference[name])
-                self._judged[value] = judge(error, noise, self._dtype, bit_equal(seen[value], own[name]))
+            actual = seen.values[value]
+            if actual.shape == reference[name].shape:
+                error, noise = compare(actual, reference[name]), compare(own[name], reference[name])
+                self._judged[value] = judge(error, noise, self._dtype, bit_equal(actual, own[name]))
 
     def _verdict(self, value: str) -> Verdict | None:
         judgement = self._judged.get(value)

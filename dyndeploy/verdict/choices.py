@@ -47,8 +47,8 @@ class ChoiceResult:
 
 
 def decide(choice: Choice, tensor: Array) -> Array:
-    """What a guide or saliency leads to: regions [N, Ho, Wo], or kept channels (bool) [N, heads, C]."""
-    values = torch.from_numpy(tensor.astype(np.float64))
+    """What a guide or saliency leads to in torch: regions [N, Ho, Wo], or kept channels (bool) [N, heads, C]."""
+    values = torch.from_numpy(tensor if tensor.dtype == np.float64 else tensor.astype(np.float32))  # as the op widens
     if choice.spec.folder == "drconv":
         return regions_of(values).numpy()
     a = choice.attributes
@@ -65,7 +65,7 @@ def judge_choice(choice: Choice, decisions: Array, reference: Array, yardstick: 
 
     Args:
         choice: the node.
-        decisions: the runtime's, as from `decide`.
+        decisions: the runtime's, as it tells them (`dyndeploy.verdict.reading`).
         reference: guide or saliency in float64, under the runtime's decisions at the nodes before.
         yardstick: the same in PyTorch at `dtype`.
         dtype: in which the model computes.

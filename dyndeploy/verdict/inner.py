@@ -1,24 +1,19 @@
-"""Inner values: those that model.onnx and model.pt2 have in common, and how a runtime shows them."""
+"""Inner values: those that model.onnx and model.pt2 have in common, and the nodes that decide by one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from dyndeploy.bundle import Arrays, Bundle
+from dyndeploy.bundle import Bundle
 from dyndeploy.errors import DynError
 from dyndeploy.graph._rewrite import REFERENCE
-from dyndeploy.graph.probe import with_outputs
 from dyndeploy.ops._spec import OpSpec, spec_of
-from dyndeploy.runtimes import open_session
 from dyndeploy.runtimes.program import Program
-
-#: Reads inner values of a runtime: (inputs, names of values of model.onnx) -> value name -> array.
-Reader = Callable[[Arrays, Sequence[str]], Arrays]
 
 
 @dataclass(frozen=True)
@@ -111,26 +106,3 @@ class Anatomy:
                 attributes = program.attributes_of(record.source)
                 anatomy.choices.append(Choice(node.name, node.op_type, record.source, spec, attributes, value, at))
         return anatomy
-
-    def torch_reader(self, program: Program) -> Reader:
-        """A reader of the torch runtime; it shows the values that have a reference."""
-
-        def read(inputs: Arrays, values: Sequence[str]) -> Arrays:
-            at = {value: self.reference[value] for value in values}
-            _, seen = program.run(list(inputs.values()), watch=set(at.values()))
-            return {value: seen[name] for value, name in at.items()}
-
-        return read
-
-    def onnx_reader(self, runtime: str) -> Reader:
-        """A reader of any runtime that runs model.onnx: a copy of the model gives the values out.
-
-        A runtime fuses less around a value that it has to give out, so that the last bits of others may differ.
-        """
-
-        def read(inputs: Arrays, values: Sequence[str]) -> Arrays:
-            with open_session(with_outputs(self.model, values), runtime) as session:
-                seen = session.run(inputs)
-            return {value: seen[value] for value in values}
-
-        return read

@@ -1,12 +1,16 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from dyndeploy.errors import DynError
-from dyndeploy.graph.probe import with_outputs
+from dyndeploy.graph.probe import with_choices, with_outputs
 from dyndeploy.ops._spec import spec_of
+from dyndeploy.ops.dgc.reference import kept
+from dyndeploy.ops.drconv.reference import regions_of
 from dyndeploy.runtimes import open_session
+from dyndeploy.testing.cases import Case
 from dyndeploy.testing.single_op import single_op_model
 
 
@@ -92,3 +96,29 @@ def test_a_value_whose_dtype_nothing_tells():
     opsets = [helper.make_opsetid("", 22), helper.make_opsetid("elsewhere", 1)]
     with pytest.raises(DynError, match="The dtype of inner is not known"):
         with_outputs(helper.make_model(graph, opset_imports=opsets, ir_version=10), ["inner"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("folder", "attributes", "decide"),
+    [
+        ("drconv", {}, regions_of),
+        ("dgc", {"inactive": 0}, lambda s: kept(s, 4, 0, 0.0)),
+        ("dgc", {"inactive": 3}, lambda s: kept(s, 4, 3, 0.0)),
+        ("dgc", {"inactive": -1, "threshold": 0.3}, lambda s: kept(s, 4, -1, 0.3)),
+    ],
+)
+def test_a_node_says_what_it_decides(folder, attributes, decide, dtype):
+    spec = spec_of(folder)
+    case = Case.of(spec, **attributes)
+    feeds = case.draw(dtype=dtype)
+    model = single_op_model(spec, case.attributes, dtype)
+    before = model.SerializeToString()
+    probe = with_choices(model, {f"{folder}_0": "decision"})
+    assert model.SerializeToString() == before
+    with open_session(with_outputs(probe, ["decision"])) as session, open_session(before) as plain:
+        values = session.run(feeds)
+        np.testing.assert_array_equal(values["Y"], plain.run(feeds)["Y"])
+    expected = decide(torch.from_numpy(feeds[spec.choice]).float())
+    assert len(expected.unique()) > 1 or attributes == {"inactive": 0}
+    np.testing.assert_array_equal(values["decision"], expected, strict=True)

@@ -234,6 +234,42 @@ def test_a_choice_beyond_the_margin_by_a_guide_within_noise_names_the_node_that_
     assert (runtime.guilty.op_type, runtime.guilty.judgement.statistic) == ("DynamicRegionAwareConv2d", "gap")
 
 
+class TiesInHalf(nn.Module):
+    """The second region is ahead by less than half can tell, as 1 is followed by 1 + 2**-10: rounded, they are tied."""
+
+    def __init__(self):
+        super().__init__()
+        self.tail = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        filters = torch.tensor([[1.0], [-3.0]]).expand(len(x), 2, 1)
+        guide = x + torch.tensor([0, 2.0**-13]).view(2, 1, 1)
+        return self.tail(dynamic_region_aware_conv2d(x, filters, guide, kernel_size=1, regions=2))
+
+
+@pytest.fixture(scope="module")
+def half_ties(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("check") / "half_ties"
+    example = 1 + torch.rand(1, 1, 4, 4)
+    return export(randomised(TiesInHalf()), example, folder, ranges={"x": (1, 2)}, precision="fp16")
+
+
+def test_a_runtime_is_asked_for_its_decisions(half_ties):
+    """ONNX Runtime's CPU adds and decides in float32: what it rounds to give it out is not what it decides by."""
+    result = check(half_ties)
+    assert result.ok
+    (own,) = next(r for r in result.runtimes if r.dtype == "float16").points[0].choices
+    assert own.flips == own.decisions == 16
+
+
+def test_behind_a_decision_of_the_runtime_the_changed_node_is_found(half_ties, copy):
+    bundle = copy(half_ties)
+    node = next(n.name for n in onnx.load(bundle.onnx_path).graph.node if n.op_type == "Conv")
+    change_weight(bundle, node, 1)
+    guilty = of(check(bundle, runtimes=["onnxruntime"]), "onnxruntime").guilty
+    assert (guilty.node, guilty.judgement.statistic != "digest") == (node, True)
+
+
 def test_half_precision_is_judged_by_pytorch_at_half_precision(tmp_path):
     bundle = export(
         randomised(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3))),

@@ -21,8 +21,9 @@ def body() -> ir.Function:
     b = Body(SPEC)
     x, saliency, weight, bias = b.inputs
     batch, channels, heads = b.size(x, 0), b.size(x, 1), b.attribute_1d("heads")
-    gate = b.Unsqueeze(_gate(b, b.Reshape(saliency, b.dims(batch, heads, channels))), b.ints(3, 4))
-    gated = b.Mul(b.Unsqueeze(x, b.ints(1)), gate)
+    s = _by_head(b, saliency)
+    gate = b.Where(_dropped(b, s), b.real(0.0, s), s)
+    gated = b.Mul(b.Unsqueeze(x, b.ints(1)), b.Unsqueeze(gate, b.ints(3, 4)))
     gated = b.Reshape(gated, b.dims(batch, b.Mul(heads, channels), b.Shape(x, start=2)))
     y = b.Conv(
         gated,
@@ -36,8 +37,21 @@ def body() -> ir.Function:
     return b.function(b.relu(b.Gather(y, _order(b, weight, heads), axis=1)))
 
 
-def _gate(b: Body, saliency: ir.Value) -> ir.Value:
-    """Saliencies [N, heads, C], 0 where dropped.
+def choice() -> ir.Function:
+    """The channels that every head keeps, as the body takes them."""
+    b = Body(SPEC)
+    _, saliency, _, _ = b.inputs
+    return b.choice(b.Not(_dropped(b, _by_head(b, saliency))), ir.DataType.BOOL)
+
+
+def _by_head(b: Body, saliency: ir.Value) -> ir.Value:
+    """Saliencies [N, heads, C]."""
+    s: ir.Value = b.Reshape(saliency, b.dims(b.size(saliency, 0), b.attribute_1d("heads"), -1))
+    return s
+
+
+def _dropped(b: Body, saliency: ir.Value) -> ir.Value:
+    """Which of the saliencies [N, heads, C] are dropped, bool.
 
     The limit is found and compared in float32 in any dtype of x: `threshold` is a float32, and not every
     runtime has TopK in the half types. A column of -1, below every saliency, makes the limit the
@@ -56,8 +70,8 @@ def _gate(b: Body, saliency: ir.Value) -> ir.Value:
     )
     limit = b.ReduceMax(smallest, b.ints(2), keepdims=1)
     limit = b.Where(b.Less(inactive, none), b.attribute("threshold"), limit)
-    gate: ir.Value = b.Where(b.LessOrEqual(s, limit), b.real(0.0, saliency), saliency)
-    return gate
+    dropped: ir.Value = b.LessOrEqual(s, limit)
+    return dropped
 
 
 def _order(b: Body, weight: ir.Value, heads: ir.Value) -> ir.Value:

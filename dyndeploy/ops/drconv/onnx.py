@@ -27,8 +27,20 @@ def body() -> ir.Function:
     channels = b.Div(b.size(filters, 1), regions)
     responses = b.Reshape(responses, b.dims(batch, regions, channels, pixels))
 
-    region = b.ArgMax(guide, axis=1, keepdims=1, select_last_index=0)
-    region = b.Reshape(region, b.dims(batch, 1, 1, pixels))
+    region = b.Reshape(_region(b, guide), b.dims(batch, 1, 1, pixels))
     region = b.Expand(region, b.dims(batch, 1, channels, pixels))
     y = b.Reshape(b.GatherElements(responses, region, axis=1), b.dims(batch, channels, out))
     return b.function(b.relu(b.Add(y, b.Unsqueeze(bias, b.ints(1, 2)))))
+
+
+def choice() -> ir.Function:
+    """The region of every pixel, as the body takes it."""
+    b = Body(SPEC)
+    _, _, guide, _ = b.inputs
+    return b.choice(_region(b, guide), ir.DataType.INT64)
+
+
+def _region(b: Body, guide: ir.Value) -> ir.Value:
+    """The region of every output pixel, [N, Ho, Wo]; the first of equal logits wins."""
+    region: ir.Value = b.ArgMax(guide, axis=1, keepdims=0, select_last_index=0)
+    return region

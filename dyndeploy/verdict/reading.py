@@ -1,0 +1,64 @@
+"""What a runtime shows of its inside: values, and the decisions that it took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dyndeploy.bundle import Arrays
+from dyndeploy.graph.probe import with_choices, with_outputs
+from dyndeploy.runtimes import open_session
+from dyndeploy.runtimes.program import Program
+from dyndeploy.verdict.choices import decide
+from dyndeploy.verdict.inner import Anatomy
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Inner values of one run, and what was decided in it.
+
+    Attributes:
+        values: value of model.onnx -> array.
+        decisions: op node of model.pt2 -> regions or kept channels.
+    """
+
+    values: Arrays
+    decisions: Arrays
+
+
+#: Reads a runtime: (inputs, names of values of model.onnx) -> those values, and all decisions.
+Reader = Callable[[Arrays, Sequence[str]], Reading]
+
+
+def torch_reader(anatomy: Anatomy, program: Program) -> Reader:
+    """A reader of the torch runtime; it shows the values that have a reference.
+
+    What an op decides by is rounded to the program's dtype before, and read as it is: the decisions follow from it.
+    """
+
+    def read(inputs: Arrays, values: Sequence[str]) -> Reading:
+        at = {value: anatomy.reference[value] for value in values}
+        watch = {*at.values(), *(choice.reference for choice in anatomy.choices)}
+        _, seen = program.run(list(inputs.values()), watch=watch)
+        decisions = {choice.source: decide(choice, seen[choice.reference]) for choice in anatomy.choices}
+        return Reading({value: seen[name] for value, name in at.items()}, decisions)
+
+    return read
+
+
+def onnx_reader(anatomy: Anatomy, runtime: str) -> Reader:
+    """A reader of any runtime that runs model.onnx: a copy of the model gives values and decisions out.
+
+    A runtime fuses less around a value that it has to give out, and rounds it, so that the last bits of others may
+    differ, and a decision with them: the decisions are those of the same run.
+    """
+    names = {choice.node: f"{choice.node}/choice" for choice in anatomy.choices}
+
+    def read(inputs: Arrays, values: Sequence[str]) -> Reading:
+        probe = with_outputs(with_choices(anatomy.model, names), [*values, *names.values()])
+        with open_session(probe, runtime) as session:
+            seen = session.run(inputs)
+        decisions = {choice.source: seen[names[choice.node]] for choice in anatomy.choices}
+        return Reading({value: seen[value] for value in values}, decisions)
+
+    return read
