@@ -98,6 +98,13 @@ def test_the_parameters_of_the_digits_are_counted_right():
     assert f"({count:,} parameters)".replace(",", " ") in (ROOT / "export/digits/README.md").read_text()
 
 
+def test_the_verdict_of_every_network_is_there():
+    from dyndeploy.models import list_models
+
+    rows = re.findall(r"^\| (\w+) \|", (ROOT / "docs/networks-exported.md").read_text(), re.MULTILINE)
+    assert [row for row in rows if row != "network"] == list_models()
+
+
 def test_the_command_that_made_the_weights_is_the_same_everywhere():
     command = "python export/digits/train.py --steps 3000 --output export/digits/digits.safetensors"
     for page in ("export/digits/README.md", "export/digits/train.py"):
