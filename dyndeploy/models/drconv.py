@@ -185,7 +185,7 @@ def drconv_shufflenetv2_x1_0(
         num_classes=num_classes,
         in_channels=in_channels,
         features_only=features_only,
-        pointwise=partial(DRConv2d, kernel_size=1, bias=False, regions=regions, generator=generator, bases=bases),
+        pointwise=_drconv1x1(generator, regions, bases),
     )
 
 
@@ -326,8 +326,12 @@ def drconv_mobilenetv1(
         num_classes=num_classes,
         in_channels=in_channels,
         features_only=features_only,
-        pointwise=partial(DRConv2d, kernel_size=1, bias=False, regions=regions, generator=generator, bases=bases),
+        pointwise=_drconv1x1(generator, regions, bases),
     )
+
+
+def _drconv1x1(generator: Generator, regions: int, bases: int) -> _Pointwise:
+    return partial(DRConv2d, kernel_size=1, bias=False, generator=generator, regions=regions, bases=bases)
 
 
 def _check_layers(network: str, layers: Sequence[int], stages: int) -> None:
