@@ -115,7 +115,7 @@ def _convert(result: Fit, path: str, module: nn.Module, state: Mapping[str, Tens
         name[len(path) :]: name
         for name in result.entries
         # A sibling that is another module's own stays where it is.
-        if name.startswith((f"{path}.", f"{path}_")) and not (name.startswith(f"{path}_") and name in state)
+        if is_under(name, path) and not (name.startswith(f"{path}_") and name in state)
     }
     tensors = {suffix: result.entries[name].tensor for suffix, name in names.items()}
     for layout in known:
@@ -190,12 +190,13 @@ def places(entries: Mapping[str, object]) -> Iterator[str]:
     return iter(sorted(paths, key=lambda path: path.count(".")))
 
 
+def is_under(name: str, path: str) -> bool:
+    """Whether an entry is of the module at a path, "" for all, or of a sibling, as conv2_offset is of conv2."""
+    return not path or name.startswith((f"{path}.", f"{path}_"))
+
+
 def under(entries: Mapping[str, Tensor], prefix: str) -> dict[str, Entry]:
     """Entries of the module at a path, "" for all, and of its siblings, as `fit` wants them."""
     if not prefix:
         return {f".{name}": Entry(tensor, (name,)) for name, tensor in entries.items()}
-    return {
-        name[len(prefix) :]: Entry(tensor, (name,))
-        for name, tensor in entries.items()
-        if name.startswith((f"{prefix}.", f"{prefix}_"))
-    }
+    return {name[len(prefix) :]: Entry(tensor, (name,)) for name, tensor in entries.items() if is_under(name, prefix)}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dyndeploy.checkpoints.advice import advice, place
-from dyndeploy.checkpoints.fit import Fit, finite, fit, places, under
+from dyndeploy.checkpoints.fit import Fit, finite, fit, is_under, places, under
 from dyndeploy.checkpoints.read import kind, read
 from dyndeploy.checkpoints.report import CheckpointReport, listed
 from dyndeploy.errors import DynError, nearest
@@ -74,7 +74,7 @@ def load_checkpoint(
     checkpoint = read(path_or_state_dict, entry)
     stripped, named = _strip(checkpoint.entries, target.state_dict())
     prefix = prefix.removeprefix(stripped).removesuffix(".")
-    inside = {name for name in named if not prefix or name.startswith((f"{prefix}.", f"{prefix}_"))}
+    inside = {name for name in named if is_under(name, prefix)}
     if not inside:
         raise _nothing_under(prefix, named)
     ignored = _ignored(inside, ignore)

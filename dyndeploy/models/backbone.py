@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class Backbone(nn.Module):
                 why="Nothing would be left for the last stage.",
                 fix=f"Enlarge the image to {max(height, small)}x{max(width, small)} or more.",
             )
-        rest = step // self.stem_stride
+        rest = max(1, step // self.stem_stride)
         if any(-(-size // self.stem_stride) % rest for size in (height, width)):
             padded = "x".join(str(-(-size // step) * step) for size in (height, width))
             raise DynError(
@@ -80,6 +80,15 @@ class Backbone(nn.Module):
                 why="As in the official code: its maps are halved without a remainder.",
                 fix=f"torch.nn.functional.pad(x, (0, right, 0, bottom)) to {padded}",
             )
+
+
+def outputs_of(stages: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, ...]:
+    """What each of some modules in a row makes of x."""
+    maps = []
+    for stage in stages:
+        x = stage(x)
+        maps.append(x)
+    return tuple(maps)
 
 
 def init_convolutions(network: nn.Module) -> None:

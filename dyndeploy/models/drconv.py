@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dyndeploy.errors import DynError
-from dyndeploy.models.backbone import Backbone
+from dyndeploy.models.backbone import Backbone, outputs_of
 from dyndeploy.models.registry import register, variant
 from dyndeploy.nn import DRConv2d
 from dyndeploy.ops._layer import check_arguments
@@ -144,10 +144,8 @@ class ShuffleNetV2(Backbone):
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         """[N, in_channels, H, W] -> the maps of stem and stages."""
-        maps = [self.maxpool(self.conv_first(x))]
-        for stage in (self.stage1, self.stage2, self.stage3):
-            maps.append(stage(maps[-1]))
-        return tuple(maps)
+        stem = self.maxpool(self.conv_first(x))
+        return (stem, *outputs_of((self.stage1, self.stage2, self.stage3), stem))
 
     def classify(self, x: Tensor) -> Tensor:
         """[N, C, h, w] -> logits [N, classes]."""
@@ -284,11 +282,7 @@ class MobileNetV1(Backbone):
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         """[N, in_channels, H, W] -> the maps of the four stages."""
         x = self.block_first(self.conv_first(x))
-        maps = []
-        for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
-            x = stage(x)
-            maps.append(x)
-        return tuple(maps)
+        return outputs_of((self.stage1, self.stage2, self.stage3, self.stage4), x)
 
     def classify(self, x: Tensor) -> Tensor:
         """[N, C, h, w] -> logits [N, classes]."""

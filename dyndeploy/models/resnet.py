@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dyndeploy.errors import DynError
-from dyndeploy.models.backbone import Backbone, init_convolutions
+from dyndeploy.models.backbone import Backbone, init_convolutions, outputs_of
 from dyndeploy.ops._layer import check_arguments
 
 Style = Literal["pytorch", "caffe"]
@@ -199,7 +199,7 @@ class ResNet(Backbone):
             feature_strides=strides,
             minimum_size=(minimum_map - 1) * stride + 1,
             size_multiple=size_multiple,
-            stem_stride=4 if size_multiple > 1 else 1,
+            stem_stride=4,
         )
         self.conv1 = _stem(in_channels, stem_channels, stem_width)
         self.bn1 = nn.BatchNorm2d(stem_channels)
@@ -211,11 +211,7 @@ class ResNet(Backbone):
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         """[N, in_channels, H, W] -> the maps of the four stages."""
         x = self.maxpool(self.bn1(self.conv1(x)).relu())
-        maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            maps.append(x)
-        return tuple(maps)
+        return outputs_of((self.layer1, self.layer2, self.layer3, self.layer4), x)
 
     def classify(self, x: Tensor) -> Tensor:
         """[N, C, h, w] -> logits [N, classes]."""

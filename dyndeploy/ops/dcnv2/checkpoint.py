@@ -58,14 +58,14 @@ def predictors(layer: ModulatedDeformConv2d, entries: Entries) -> Conversion | N
         lacking = "one predictor has no bias" if there else "no predictor has a bias"
         conversion.assume(".predictor.bias", torch.cat(parts), lacking, there)
     conversion.move(f"{roles.main}.weight", ".weight")
-    conversion.move(f"{roles.main}.bias", ".bias")
     bias = f"{roles.main}.bias"
-    if layer.bias is None and bias in entries:
+    if layer.bias is not None:
+        conversion.move(bias, ".bias")
+    elif bias in entries:
         if entries[bias].any():
             raise DynError(
                 f"{bias[1:]} is not zero, and the layer has no bias.", fix="ModulatedDeformConv2d(…, bias=True)"
             )
-        conversion.made.pop(".bias", None)
         conversion.drop(bias, "zeros, and the layer has no bias")
     return conversion
 
@@ -149,11 +149,12 @@ def _unfit(layer: ModulatedDeformConv2d, shapes: dict[str, torch.Size], names: l
     rows = sum(shapes[name][0] for name in names)
     listed = ", ".join(f"{name[1:]}.weight {list(shapes[name])}" for name in names[:4])
     kinds = "3·G·K channels (offsets, masks)" if layer.modulated else "2·G·K channels (offsets)"
+    per_group = (3 if layer.modulated else 2) * taps
     fix = None
     if rows == (2 if layer.modulated else 3) * groups * taps:
         fix = f"ModulatedDeformConv2d(…, modulated={not layer.modulated})"
-    elif rows % ((3 if layer.modulated else 2) * taps) == 0:
-        fix = f"ModulatedDeformConv2d(…, offset_groups={rows // ((3 if layer.modulated else 2) * taps)})"
+    elif rows % per_group == 0:
+        fix = f"ModulatedDeformConv2d(…, offset_groups={rows // per_group})"
     return DynError(
         f"{len(names)} predictors do not fit: {listed}.",
         why=f"The layer expects {layer.predictor.out_channels}: {kinds}, G = {groups} offset groups, K = {taps} taps.",
