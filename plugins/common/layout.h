@@ -1,0 +1,119 @@
+// Maps in any layout and storage type, read as rows of channels in float and written from tiles of them.
+#pragma once
+
+#include "common/api.h"
+#include "common/simd.h"
+
+namespace dyndeploy::DYNDEPLOY_ISA {
+
+// Where the elements of a map [N, C, H, W] lie.
+template <class T>
+struct Map {
+  T* data;
+  int64_t n, c, h, w;  // strides in elements
+
+  explicit Map(const dyndeploy_tensor& t)
+      : data(static_cast<T*>(t.data)), n(t.strides[0]), c(t.strides[1]), h(t.strides[2]), w(t.strides[3]) {
+    // What is not looked at may be anything; here it is multiplied by 0, but must not stop a loop from being vectorised.
+    if (t.extents[1] <= 1) c = 1;
+  }
+  T* at(int64_t in, int64_t ic, int64_t ih, int64_t iw) const { return data + in * n + ic * c + ih * h + iw * w; }
+};
+
+// One sample of a map as [pixels][ld] rows of channels in float, in place or as a copy.
+struct Rows {
+  const float* data;
+  int64_t row_h, row_w;  // distance in floats of pixels one below, one to the right
+  const float* at(int64_t h, int64_t w) const { return data + h * row_h + w * row_w; }
+};
+
+namespace detail {
+
+typedef float Four __attribute__((vector_size(16)));
+typedef float FourAnywhere __attribute__((vector_size(16), aligned(4), may_alias));
+
+DYNDEPLOY_INLINE void transpose_4x4(const float* from, int64_t from_ld, float* to, int64_t to_ld) {
+  const auto row = [&](int i) { return Four(*reinterpret_cast<const FourAnywhere*>(from + i * from_ld)); };
+  const Four a = row(0), b = row(1), c = row(2), d = row(3);
+  const Four ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Four cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  const auto put = [&](int i, Four v) { *reinterpret_cast<FourAnywhere*>(to + i * to_ld) = v; };
+  put(0, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
+  put(1, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
+  put(2, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
+  put(3, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+}
+
+}  // namespace detail
+
+// to[c][r] = from[r][c].
+inline void transpose(int64_t rows, int64_t columns, const float* from, int64_t from_ld, float* to, int64_t to_ld) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    int64_t c = 0;
+    for (; c + 4 <= columns; c += 4) detail::transpose_4x4(from + r * from_ld + c, from_ld, to + c * to_ld + r, to_ld);
+    for (; c < columns; ++c)
+      for (int64_t i = 0; i < 4; ++i) to[c * to_ld + r + i] = from[(r + i) * from_ld + c];
+  }
+  for (; r < rows; ++r)
+    for (int64_t c = 0; c < columns; ++c) to[c * to_ld + r] = from[r * from_ld + c];
+}
+
+// Row h of sample n of a map, W pixels of `channels`, as [W][ld] floats; what lies between channels and ld is left alone.
+template <class T>
+void read_row(const Map<const T>& map, int64_t n, int64_t h, int64_t width, int64_t channels, float* to, int64_t ld) {
+  if (map.c == 1) {
+    for (int64_t w = 0; w < width; ++w) {
+      const T* from = map.at(n, 0, h, w);
+      for (int64_t c = 0; c < channels; ++c) to[w * ld + c] = to_float(from[c]);
+    }
+  } else if constexpr (sizeof(T) == sizeof(float)) {
+    // In blocks, so that the lines written to stay in the first cache.
+    for (int64_t w = 0; w < width; w += 16)
+      transpose(channels, width - w < 16 ? width - w : 16, reinterpret_cast<const float*>(map.at(n, 0, h, w)), map.c,
+                to + w * ld, ld);
+  } else {
+    for (int64_t begin = 0; begin < width; begin += 16)
+      for (int64_t c = 0; c < channels; ++c) {
+        const T* from = map.at(n, c, h, 0);
+        const int64_t end = begin + 16 < width ? begin + 16 : width;
+        for (int64_t w = begin; w < end; ++w) to[w * ld + c] = to_float(from[w * map.w]);
+      }
+  }
+}
+
+// Pixels [begin, end) of sample n of Y (row-major over Ho x Wo) from a tile of rows of channels: the tile's column c is
+// channel first + c * step. With relu, max(y, 0).
+template <class T>
+void write_tile(const Map<T>& map, int64_t n, int64_t width, int64_t begin, int64_t end, int64_t first, int64_t step,
+                int64_t channels, bool with_relu, float* tile, int64_t ld) {
+  const int64_t rows = end - begin;
+  if (with_relu)
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < channels; ++c) tile[r * ld + c] = tile[r * ld + c] < 0 ? 0 : tile[r * ld + c];
+  for (int64_t r = 0; r < rows;) {
+    // Pixels of one row of the map at a time: only within it the distance of pixels is one stride.
+    const int64_t h = (begin + r) / width, w = (begin + r) % width;
+    const int64_t run = rows - r < width - w ? rows - r : width - w;
+    const float* from = tile + r * ld;
+    if (sizeof(T) == sizeof(float) && map.w == 1 && map.c != 1) {
+      transpose(run, channels, from, ld, reinterpret_cast<float*>(map.at(n, first, h, w)), map.c * step);
+    } else if (map.c == 1) {
+      for (int64_t i = 0; i < run; ++i) {
+        T* to = map.at(n, first, h, w + i);
+        if (step == 1)
+          for (int64_t c = 0; c < channels; ++c) to[c] = from_float<T>(from[i * ld + c]);
+        else
+          for (int64_t c = 0; c < channels; ++c) to[c * step] = from_float<T>(from[i * ld + c]);
+      }
+    } else {
+      for (int64_t c = 0; c < channels; ++c) {
+        T* to = map.at(n, first + c * step, h, w);
+        for (int64_t i = 0; i < run; ++i) to[i * map.w] = from_float<T>(from[i * ld + c]);
+      }
+    }
+    r += run;
+  }
+}
+
+}  // namespace dyndeploy::DYNDEPLOY_ISA

@@ -1,0 +1,56 @@
+/* Dynamic group convolution (DGC): the C ABI. common/api.h says what holds for all operators.
+ *
+ * row[i] = B[i] + W[i] * (gate[h] X),  gate[h,c] = saliency[h,c] if head h keeps channel c, else 0; h is the head of row i
+ * A channel is dropped when its saliency is <= the inactive-th smallest of its head (inactive = 0 keeps all), or
+ * <= threshold with inactive = -1. Output channel = row_in_head * heads + head with shuffle, else the row.
+ * Su et al., "Dynamic Group Convolution for Accelerating Convolutional Neural Networks", ECCV 2020.
+ *
+ * inputs: X [N,C,H,W]; saliency [N,heads*C]; W [O,C,kh,kw]; B [O].   output: Y [N,O,Ho,Wo].
+ */
+#ifndef DYNDEPLOY_DGC_KERNELS_H
+#define DYNDEPLOY_DGC_KERNELS_H
+
+#include "common/api.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct dyndeploy_dgc {
+  uint64_t size; /* sizeof(dyndeploy_dgc) */
+  int64_t strides[2];
+  int64_t pads[4];
+  int64_t dilations[2];
+  int64_t heads;
+  int64_t inactive;
+  float threshold;
+  int64_t shuffle;
+  int64_t relu;
+} dyndeploy_dgc;
+
+/* Extents of Y; checks the attributes and all shapes. Data pointers are not looked at, here and in the queries. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_output(const dyndeploy_dgc* attributes, const dyndeploy_tensor inputs[4],
+                                                      int64_t extents[4]);
+
+/* W, laid out for the instruction set in use; once for many calls of `forward`. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cpu_packed_bytes(const dyndeploy_dgc* attributes,
+                                                                const dyndeploy_tensor* W, uint64_t* bytes);
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cpu_pack(const dyndeploy_dgc* attributes, const dyndeploy_tensor* W,
+                                                        void* packed, uint64_t packed_bytes);
+
+/* Bytes of workspace of a `forward` with these tensors, these threads, and packed weights or none. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cpu_forward_workspace(const dyndeploy_dgc* attributes,
+                                                                     const dyndeploy_tensor inputs[4],
+                                                                     const dyndeploy_tensor* output,
+                                                                     const dyndeploy_resources* resources,
+                                                                     uint64_t* bytes);
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cpu_forward(const dyndeploy_dgc* attributes,
+                                                           const dyndeploy_tensor inputs[4],
+                                                           const dyndeploy_tensor* output,
+                                                           const dyndeploy_resources* resources);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
