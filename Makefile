@@ -3,15 +3,16 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+NATIVE := $(shell find plugins -path plugins/tests -prune -o -type f -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow networks lint bench clean
+.PHONY: help demo test test-native test-slow networks lint bench bench-cpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+$(READY): pyproject.toml constraints.txt $(NATIVE)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
@@ -33,8 +34,14 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+test-native:  ## the kernels under sanitizers, by CTest
+	sh plugins/tests/run.sh
+
 bench: $(READY)  ## latency per runtime of the recipes in export/
 	$(BIN)/python benchmarks/cpu.py
+
+bench-cpu: $(READY)  ## the kernels against the fastest peers; what is not installed is left out
+	$(BIN)/python benchmarks/cpu_kernels.py
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

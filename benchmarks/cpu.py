@@ -11,24 +11,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import platform
-import re
-import shlex
-import sys
 import tempfile
-from datetime import datetime, timezone
 from pathlib import Path
+
+import record
 
 from dyndeploy import bench, export_recipe
 from dyndeploy.cli._render import out, progress
 from dyndeploy.cli.bench import print_bench
-from dyndeploy.pipeline import environment
-from dyndeploy.pipeline.bench import BenchResult
 from dyndeploy.pipeline.recipe import FILE, Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> None:
@@ -49,26 +42,8 @@ def main() -> None:
     for result in results:
         print_bench(out(), result, explain=result is results[-1])
     if arguments.output is not None:
-        file = Path(arguments.output) if arguments.output else RESULTS / f"cpu-{_slug()}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(_record(results), indent=2) + "\n")
-        print(f"\nwritten to {file}")
-
-
-def _record(results: list[BenchResult]) -> dict[str, object]:
-    versions = {name: package.version for name, package in environment.packages().items() if package.version}
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "benchmarks/cpu.py", *sys.argv[1:]]),
-        "hardware": {name: value for name, value in environment.system().items() if name != "python"},
-        "versions": {"python": platform.python_version(), **versions},
-        "results": [dataclasses.asdict(result) for result in results],
-    }
-
-
-def _slug() -> str:
-    """The CPU's name, as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", environment.system()["cpu"].lower()).strip("-")
+        file = Path(arguments.output) if arguments.output else record.RESULTS / f"cpu-{record.slug()}.json"
+        record.save(file, [dataclasses.asdict(result) for result in results])
 
 
 if __name__ == "__main__":

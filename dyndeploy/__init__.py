@@ -8,6 +8,7 @@
     check                   the verdict: every runtime against the float64 reference
     bench                   latency per runtime
     inspect                 what an ONNX file consists of, and who runs which op how
+    library_path            where a compiled library lies, for programs that load it
     doctor                  what is installed, and what to type where something is wrong
     nn                      the layers
     create_model, list_models   the papers' networks, by name
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dyndeploy.errors import DynError
     from dyndeploy.models import create_model, list_models
     from dyndeploy.models.macs import count_macs
+    from dyndeploy.native import library_path
     from dyndeploy.pipeline.bench import bench
     from dyndeploy.pipeline.check import check
     from dyndeploy.pipeline.doctor import doctor
@@ -53,6 +55,7 @@ _HOME = {
     "export": "dyndeploy.pipeline.export",
     "export_recipe": "dyndeploy.pipeline.recipe",
     "inspect": "dyndeploy.pipeline.inspect",
+    "library_path": "dyndeploy.native",
     "list_models": "dyndeploy.models",
     "load_checkpoint": "dyndeploy.checkpoints",
     "open_session": "dyndeploy.runtimes",
@@ -70,6 +73,7 @@ __all__ = [
     "export",
     "export_recipe",
     "inspect",
+    "library_path",
     "list_models",
     "load_checkpoint",
     "nn",

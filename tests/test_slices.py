@@ -27,6 +27,8 @@ from dyndeploy.testing.single_op import single_op_model
 
 ROOT = Path(__file__).parents[1]
 OPS = ROOT / "dyndeploy" / "ops"
+PLUGINS = ROOT / "plugins"
+PLUGIN_PARTS = ["kernels.h", "problem.h", "kernels.cpp", "cpu.cpp", "onnxruntime.cpp"]
 PARTS = ["__init__.py", "reference.py", "op.py", "module.py", "onnx.py", "checkpoint.py", "README.md"]
 
 each_operator = pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.folder)
@@ -44,6 +46,20 @@ def test_every_folder_is_an_operator():
 @each_operator
 def test_parts_are_there(spec):
     assert [part for part in PARTS if not (OPS / spec.folder / part).is_file()] == []
+
+
+@each_custom_op
+def test_plugin_parts_are_there(spec):
+    assert [part for part in PLUGIN_PARTS if not (PLUGINS / spec.folder / part).is_file()] == []
+    assert (PLUGINS / "tests" / "reference" / f"{spec.folder}.h").is_file()
+
+
+@each_custom_op
+def test_every_attribute_is_read_by_the_onnxruntime_op(spec):
+    """The struct itself is compared in tests/native/test_library.py; this is the table that fills it."""
+    text = (PLUGINS / spec.folder / "onnxruntime.cpp").read_text(encoding="utf-8")
+    assert re.findall(r'node\("(\w+)", a\.(\w+)\);', text) == [(a.name, a.name) for a in spec.attributes]
+    assert f'kName = "{spec.name}"' in text
 
 
 @each_operator

@@ -18,6 +18,9 @@ RuntimeOption = Annotated[
     list[str] | None,
     typer.Option("--runtime", "-r", help="A runtime; may be repeated. Default: all that work here."),
 ]
+BodiesOption = Annotated[
+    bool, typer.Option("--bodies", help="Run our ops by the function bodies in the file, not on compiled kernels.")
+]
 
 
 def dims_of(values: list[str] | None) -> dict[str, str]:

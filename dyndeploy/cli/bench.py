@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dyndeploy.cli._options import BundleArgument, JsonOption, Point, RuntimeOption, dims_of
+from dyndeploy.cli._options import BodiesOption, BundleArgument, JsonOption, Point, RuntimeOption, dims_of
 from dyndeploy.cli._render import heading, number, out, print_json, progress, table
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def bench(
     ] = None,
     iterations: Annotated[int, typer.Option(min=1, help="Measured requests per runtime.")] = 100,
     warmup: Annotated[int, typer.Option(min=0, help="Requests per runtime before these.")] = 10,
+    bodies: BodiesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the latency of a bundle per runtime; the runtimes take turns."""
@@ -36,7 +37,9 @@ def bench(
     from dyndeploy.pipeline import bench as pipeline
 
     with progress("bench", animate=False) as tell:
-        result = pipeline.bench(bundle, runtime, point, dims=sizes, iterations=iterations, warmup=warmup, progress=tell)
+        result = pipeline.bench(
+            bundle, runtime, point, dims=sizes, iterations=iterations, warmup=warmup, bodies=bodies, progress=tell
+        )
     if as_json:
         print_json(result)
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.text import Text
 
-from dyndeploy.cli._options import BundleArgument, JsonOption, RuntimeOption
+from dyndeploy.cli._options import BodiesOption, BundleArgument, JsonOption, RuntimeOption
 from dyndeploy.cli._render import heading, out, print_json, progress, table
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _STYLES = {"identical": "green", "within noise": "green", "suspicious": "yellow", "broken": "bold red"}
 
 
-def check(bundle: BundleArgument, runtime: RuntimeOption = None, as_json: JsonOption = False) -> None:
+def check(
+    bundle: BundleArgument, runtime: RuntimeOption = None, bodies: BodiesOption = False, as_json: JsonOption = False
+) -> None:
     """Compare every runtime with the float64 reference, and name the node where one is wrong.
 
     Exits with 1 when the verdict is bad.
@@ -29,7 +31,7 @@ def check(bundle: BundleArgument, runtime: RuntimeOption = None, as_json: JsonOp
     from dyndeploy.pipeline import check as pipeline
 
     with progress("check") as tell:
-        result = pipeline.check(bundle, runtimes=runtime, progress=tell)
+        result = pipeline.check(bundle, runtimes=runtime, bodies=bodies, progress=tell)
     if as_json:
         print_json(result)
     else:
@@ -45,6 +47,7 @@ def print_check(console: Console, result: CheckResult) -> None:
         console.print(f"  {point}: {', '.join(f'{name}={size}' for name, size in sizes.items()) or 'fixed sizes'}")
     for runtime in result.runtimes:
         _print_runtime(console, runtime)
+    _print_operators(console, result)
     console.print()
     if result.changed_files:
         console.print(f"changed since the export: {', '.join(result.changed_files)}", style="yellow")
@@ -64,6 +67,17 @@ def _print_runtime(console: Console, runtime: RuntimeResult) -> None:
         console.print(table(("point", "verdict", "relative L2", "1-cosine", "p99", "max", "at"), rows, text=2))
     for line in _remarks(runtime):
         console.print(f"  {line}", soft_wrap=True)
+
+
+def _print_operators(console: Console, result: CheckResult) -> None:
+    if not result.operators:
+        return
+    rows = [
+        (o.node, o.op_type, _word(o.judgement.verdict), f"{o.kernel.relative_l2:.1e}", f"{o.body.relative_l2:.1e}")
+        for o in result.operators
+    ]
+    console.print(heading("\nnode by node, on the same inputs: relative L2 of the compiled kernel and of the body"))
+    console.print(table(("node", "op", "verdict", "kernel", "body"), rows, text=3))
 
 
 def _rows(runtime: RuntimeResult) -> Iterator[tuple[str | Text, ...]]:

@@ -44,6 +44,7 @@ def _print(result: DemoResult) -> None:
         pairs(
             {
                 "layers": ", ".join(result.layers),
+                "kernels": f"compiled, {result.instructions}",
                 "parameters": f"{training.parameters:,}",
                 "images": f"{training.images}, {training.batch} a step",
                 "steps": f"{training.steps} ({training.epochs:.1f} epochs) in {training.seconds:.0f} s",

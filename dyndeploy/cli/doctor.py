@@ -12,7 +12,7 @@ from dyndeploy.cli._render import heading, out, pairs, print_json, progress, tab
 
 if TYPE_CHECKING:
     from dyndeploy.pipeline.doctor import Diagnosis
-    from dyndeploy.pipeline.environment import Package
+    from dyndeploy.pipeline.environment import Library, Package
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -37,7 +37,7 @@ def _print(diagnosis: Diagnosis) -> None:
         ("System", diagnosis.system),
         ("GPU", diagnosis.gpu),
         ("Compilers", diagnosis.tools),
-        ("Libraries of dyndeploy", {"native": diagnosis.native}),
+        ("Libraries of dyndeploy", {library.name: _library(library) for library in diagnosis.libraries}),
     ):
         console.print(heading(title), pairs(values))
     console.print(
@@ -49,6 +49,10 @@ def _print(diagnosis: Diagnosis) -> None:
         style, word = ("bold red", "broken") if problem.breaks else ("yellow", "to do")
         console.print(Text.assemble((f"  {word}: ", style), problem.what), soft_wrap=True)
         console.print(Text.assemble(("     fix: ", "bold"), problem.fix), soft_wrap=True)
+
+
+def _library(library: Library) -> str:
+    return f"{library.path or 'missing'}{f' ({library.detail})' if library.detail else ''}"
 
 
 def _package(package: Package) -> tuple[Text | str, ...]:

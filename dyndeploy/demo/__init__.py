@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AccuracyRow", "DemoResult", "TrainingSummary", "body_for", "run"]
 
-RUNTIMES = ("torch", "onnxruntime")
+RUNTIMES = ("torch", "onnxruntime", "onnxruntime-bodies")
 ACCURACY_BATCHES = (8, 32)  # neither divides the number of held-out images
 LATENCY_BATCHES = (1, 8, 32)
 #: What `export` is told about the network; export/digits/recipe.toml says the same.
@@ -59,6 +59,7 @@ def run(
     from dyndeploy.demo.data import load
     from dyndeploy.demo.network import DigitsNet, dynamic_layers
     from dyndeploy.demo.train import train
+    from dyndeploy.native import instructions
     from dyndeploy.pipeline.bench import bench
     from dyndeploy.pipeline.check import check
     from dyndeploy.pipeline.export import export
@@ -92,6 +93,7 @@ def run(
     return DemoResult(
         bundle=str(bundle.path),
         layers=dynamic_layers(network),
+        instructions=instructions(),
         training=training,
         check=checked,
         accuracy=accuracy,

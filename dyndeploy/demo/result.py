@@ -67,6 +67,7 @@ class DemoResult:
     Attributes:
         bundle: the folder that was written.
         layers: class names of the dynamic layers in the network, in the order of the data.
+        instructions: the instruction set of the compiled kernels that ran them.
         training: how the network was trained.
         check: the parity of every runtime at every point, as `dyndeploy check` finds it.
         accuracy: one row per runtime.
@@ -76,6 +77,7 @@ class DemoResult:
 
     bundle: str
     layers: tuple[str, ...]
+    instructions: str
     training: TrainingSummary
     check: CheckResult
     accuracy: tuple[AccuracyRow, ...]

@@ -86,7 +86,7 @@ class Tensor:
     doc: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OpSpec:
     """What an operator is, for every part that implements it.
 

@@ -1,11 +1,12 @@
 """How an operator becomes a torch custom op: schema from the OpSpec, fake kernel, autograd, autocast, checks.
 
 An operator brings two plain functions (reference.py), `forward` and `backward`; everything that is the same for all of
-them is here, once.
+them is here, once. Tensors on the CPU go to the compiled kernels (`dyndeploy.native`), all others to the references.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,12 @@ import torch
 from torch import Tensor
 
 from dyndeploy.errors import DynError
+from dyndeploy.native import kernels
 from dyndeploy.ops._spec import DOMAIN, Attribute, OpSpec
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+#: Of one operator, whose shapes are remembered: evaluating the rule takes longer than a small kernel.
+_MOST_SHAPES = 4096
 _TORCH_TENSOR_NAMES = {"X": "x", "W": "weight", "B": "bias"}
 
 Forward = Callable[..., Tensor]
@@ -55,7 +59,8 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
             `grad` is the gradient before the ReLU.
 
     float16 and bfloat16 tensors are computed in float32 and rounded once. Under autocast the op runs in the autocast
-    dtype. Tensors of one call share dtype and device.
+    dtype. Tensors of one call share dtype and device. The output, and the gradient of a map, are channels-last where
+    x, or the map, is.
     """
     spec = _with_torch_names(spec)
     assert spec.torch_name
@@ -71,16 +76,23 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
     def shape(inputs: Sequence[Tensor], values: Sequence[Any]) -> tuple[Any, ...]:
         return spec.output_shape([t.shape for t in inputs], _onnx_attributes(spec, values))
 
+    @functools.lru_cache(maxsize=_MOST_SHAPES)
+    def known_shape(shapes: tuple[torch.Size, ...], values: tuple[Any, ...]) -> tuple[int, ...]:
+        return spec.output_shape(shapes, _onnx_attributes(spec, values))
+
     def run(*arguments: Any) -> Tensor:
-        inputs, values = arguments[:count], arguments[count:]
+        inputs, values = arguments[:count], _hashable(arguments[count:])
         _check_tensors(spec, tensors, inputs)
-        shape(inputs, values)
-        return forward(*map(_widen, inputs), **named(values)).to(inputs[0].dtype).contiguous()
+        y = _empty(inputs[0], known_shape(tuple(t.shape for t in inputs), values))
+        if kernels.available(inputs[0]):
+            kernels.forward(spec, inputs, values, y)
+            return y
+        return y.copy_(forward(*map(_widen, inputs), **named(values)))
 
     def fake(*arguments: Any) -> Tensor:
         inputs, values = arguments[:count], arguments[count:]
         _check_tensors(spec, tensors, inputs)
-        return torch.empty(shape(inputs, values), dtype=inputs[0].dtype, device=inputs[0].device)
+        return _empty(inputs[0], shape(inputs, values))
 
     op = torch.library.custom_op(
         qualified, run, mutates_args=(), schema=f"({tensor_schema}, {attribute_schema}) -> Tensor"
@@ -88,11 +100,17 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
     op.register_fake(fake)
 
     def run_backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
-        inputs, needs, values = arguments[:count], arguments[count], arguments[count + 1 :]
+        inputs, needs, values = arguments[:count], arguments[count], _hashable(arguments[count + 1 :])
+        gradients = like(inputs, needs)
+        if kernels.available(inputs[0]) and kernels.has_backward(spec):
+            targets = [g if need else None for g, need in zip(gradients, needs)]
+            kernels.backward(spec, grad, inputs, values, targets)
+            return gradients
         grads = backward(_widen(grad), *map(_widen, inputs), needs=tuple(needs), **named(values))
-        return [
-            t.new_empty(0) if g is None else g.to(t.dtype).reshape(t.shape).contiguous() for t, g in zip(inputs, grads)
-        ]
+        return [to if g is None else to.copy_(g.reshape(to.shape)) for to, g in zip(gradients, grads)]
+
+    def like(inputs: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
+        return [_empty(t, t.shape if need else (0,)) for t, need in zip(inputs, needs)]
 
     backward_op = torch.library.custom_op(
         f"{qualified}_backward",
@@ -100,12 +118,7 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
         mutates_args=(),
         schema=f"(Tensor grad, {tensor_schema}, bool[] needs, {attribute_schema}) -> Tensor[]",
     )
-    backward_op.register_fake(
-        lambda grad, *arguments: [
-            torch.empty(t.shape if need else (0,), dtype=t.dtype, device=t.device)
-            for t, need in zip(arguments[:count], arguments[count])
-        ]
-    )
+    backward_op.register_fake(lambda grad, *arguments: like(arguments[:count], arguments[count]))
     relu_index = [a.name for a in spec.attributes].index("relu")
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -158,6 +171,21 @@ def _onnx_attributes(spec: OpSpec, values: Sequence[Any]) -> dict[str, Any]:
 def _widen(tensor: Tensor) -> Tensor:
     """float32 for the half types: coordinates and sums are never kept in half."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _hashable(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(tuple(v) if isinstance(v, list) else v for v in values)
+
+
+def _empty(like: Tensor, shape: Sequence[Any]) -> Tensor:
+    """A new tensor of the dtype and device of `like`, and channels-last if `like` is so."""
+    last = len(shape) == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty(
+        tuple(shape),
+        dtype=like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last if last else torch.contiguous_format,
+    )
 
 
 def _check_tensors(spec: OpSpec, names: Sequence[str], tensors: Sequence[Tensor]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dyndeploy.bundle import Arrays, Bundle
 from dyndeploy.errors import DynError, MissingPackageError
-from dyndeploy.runtimes import Session, UnavailableError, open_session, runtime_names
+from dyndeploy.runtimes import Session, UnavailableError, open_session, runtime_names, with_bodies
 from dyndeploy.tensors import Point, seeded_arrays, sizes_at
 
 #: What the measured time contains; printed with every result.
@@ -86,6 +86,7 @@ def bench(
     dims: Mapping[str, int] | None = None,
     iterations: int = 100,
     warmup: int = 10,
+    bodies: bool = False,
     progress: Progress | None = None,
 ) -> BenchResult:
     """Measure the latency of a bundle in several runtimes.
@@ -100,6 +101,8 @@ def bench(
         dims: sizes that differ from those at `point`.
         iterations: measured requests per runtime.
         warmup: requests per runtime before the first measured one.
+        bodies: run our ops by the function bodies in the file where a runtime has kernels as well; without it both ways
+            are measured.
         progress: called with a line to show.
 
     Raises:
@@ -112,7 +115,8 @@ def bench(
     sizes = _sizes(opened, point, dims or {})
     inputs, source = _inputs(opened, sizes)
     with ExitStack() as stack:
-        sessions, skipped = _open(opened, runtimes, stack, tell)
+        names = list(runtimes or runtime_names())
+        sessions, skipped = _open(opened, with_bodies(names) if bodies else names, bool(runtimes), stack, tell)
         samples = _measure(sessions, inputs, iterations, warmup, tell)
     first = next(iter(samples.values()))
     count = next(iter(inputs.values())).shape[0] if next(iter(inputs.values())).ndim else 1
@@ -154,16 +158,16 @@ def _inputs(bundle: Bundle, sizes: Mapping[str, int]) -> tuple[Arrays, str]:
 
 
 def _open(
-    bundle: Bundle, runtimes: Sequence[str] | None, stack: ExitStack, tell: Progress
+    bundle: Bundle, runtimes: Sequence[str], asked: bool, stack: ExitStack, tell: Progress
 ) -> tuple[dict[str, Session], dict[str, str]]:
     sessions: dict[str, Session] = {}
     skipped: dict[str, str] = {}
-    for name in runtimes or runtime_names():
+    for name in runtimes:
         tell(f"open {name}")
         try:
             sessions[name] = stack.enter_context(open_session(bundle, runtime=name))
         except (MissingPackageError, UnavailableError) as error:
-            if runtimes:
+            if asked:
                 raise
             skipped[name] = error.what
     if not sessions:

@@ -57,10 +57,10 @@ _ORT_LIMITS = (
     Limit(("DeformConv",), "the DeformConv kernel inside needs onnxruntime >= 1.25"),
 )
 
-# A plugin or kernel for the node itself becomes a rule's `native` when there is one; this version has none.
 RULES: tuple[Rule, ...] = (
     Rule("torch", body=False, native="torch custom op", program=True),
-    Rule("onnxruntime", body=True, limits=(_ORT_CPU_BFLOAT16, *_ORT_LIMITS)),
+    Rule("onnxruntime", body=False, native="compiled kernel"),
+    Rule("onnxruntime-bodies", body=True, limits=(_ORT_CPU_BFLOAT16, *_ORT_LIMITS)),
     Rule("onnxruntime-cuda", body=True, limits=_ORT_LIMITS),
     Rule(
         "tensorrt",
@@ -90,7 +90,7 @@ class Execution:
 
     Attributes:
         runtime: its name.
-        how: "torch custom op", "function body", "not at all"
+        how: "torch custom op", "compiled kernel", "function body", "not at all"
         note: a condition of it, or why a way is closed; empty when there is nothing to say.
         runs: whether there is any way.
     """
@@ -116,7 +116,8 @@ def executions(body: Collection[str] | None, dtype: str | None, *, program: bool
         >>> for way in executions(["DeformConv", "Split"], "float32"):
         ...     print(f"{way.runtime}: {way}")
         torch: torch custom op
-        onnxruntime: function body (the DeformConv kernel inside needs onnxruntime >= 1.25)
+        onnxruntime: compiled kernel
+        onnxruntime-bodies: function body (the DeformConv kernel inside needs onnxruntime >= 1.25)
         onnxruntime-cuda: function body (the DeformConv kernel inside needs onnxruntime >= 1.25)
         tensorrt: function body (DeformConv importer: pads equal at both ends)
         tensorrt-rtx: not at all (no DeformConv importer: export with --body gridsample)

@@ -10,15 +10,16 @@ from typing import Any, TypeVar
 
 from dyndeploy.bundle import DTYPE_OF, Bundle
 from dyndeploy.errors import DynError, MissingPackageError
-from dyndeploy.runtimes import Session, UnavailableError, open_session, runtime_names
+from dyndeploy.runtimes import Session, UnavailableError, open_session, runtime_names, with_bodies
 from dyndeploy.runtimes.program import Program
 from dyndeploy.tensors import POINTS, Point, sizes_at
 from dyndeploy.testing.numeric import Array, Judgement, Verdict, bit_equal, compare, judge
 from dyndeploy.verdict.blame import Guilty, changed_nodes, find_guilty
 from dyndeploy.verdict.choices import judge_choice
 from dyndeploy.verdict.inner import Anatomy
-from dyndeploy.verdict.reading import Reader, onnx_reader, torch_reader
-from dyndeploy.verdict.result import CheckResult, OutputResult, PointResult, RuntimeResult
+from dyndeploy.verdict.operators import compare_operators
+from dyndeploy.verdict.reading import BODIES, KERNELS, Reader, onnx_reader, torch_reader
+from dyndeploy.verdict.result import CheckResult, OperatorResult, OutputResult, PointResult, RuntimeResult
 from dyndeploy.verdict.yardstick import Given, Yardstick
 
 __all__ = ["CheckResult", "OutputResult", "PointResult", "Progress", "RuntimeResult", "check"]
@@ -32,6 +33,7 @@ def check(
     *,
     runtimes: Sequence[str] | str | None = None,
     points: Sequence[Point] | Point | None = None,
+    bodies: bool = False,
     progress: Progress | None = None,
 ) -> CheckResult:
     """Compare every runtime with the float64 reference, and store the summary in the bundle's manifest.
@@ -39,13 +41,16 @@ def check(
     A runtime passes when its error is not much larger than PyTorch's own in the bundle's dtype
     (`dyndeploy.testing.numeric.judge`). Where a discrete choice flips within its margin, the reference is
     computed again with the runtime's choices (`dyndeploy.verdict.choices`). Where a runtime does not pass,
-    the guilty node is searched at the smallest point that fails (`dyndeploy.verdict.blame`). A node of model.onnx
-    with other weights or attributes than were exported is broken even where no golden reaches them.
+    the guilty node is searched at the smallest point that fails (`dyndeploy.verdict.blame`). Every node of ours is
+    also run alone, by its compiled kernel and by its function body (`dyndeploy.verdict.operators`). A node of
+    model.onnx with other weights or attributes than were exported is broken even where no golden reaches them.
 
     Args:
         bundle: a bundle, or its folder.
         runtimes: names of runtimes, or one name; all that are registered when left out, and then one that is not
             available is no failure.
+        bodies: run our ops by the function bodies in the file where a runtime has kernels as well; without it both ways
+            are compared.
         points: some of "min", "opt", "max", or one; all that the bundle has goldens for when left out.
         progress: called with a line to show.
 
@@ -55,16 +60,21 @@ def check(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     asked = _known("runtime", runtimes, runtime_names())
+    names = asked or runtime_names()
+    names = with_bodies(names) if bodies else names
     run = _Check(opened, _known("point", points, POINTS) or opened.manifest.goldens, progress or (lambda line: None))
-    results = tuple(run.runtime(name, dtype) for name, dtype in _rows(opened, asked or runtime_names()))
+    results = tuple(run.runtime(name, dtype) for name, dtype in _rows(opened, names))
+    operators = run.operators(results)
     passed = all(r.verdict.ok if r.verdict else not asked for r in results)
+    verdicts = [*(r.verdict for r in results if r.verdict), *(o.judgement.verdict for o in operators)]
     result = CheckResult(
         bundle=opened.name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         precision=opened.manifest.precision,
-        verdict=Verdict.worst(r.verdict for r in results if r.verdict),
-        ok=passed,
+        verdict=Verdict.worst(verdicts),
+        ok=passed and all(o.judgement.verdict.ok for o in operators),
         runtimes=results,
+        operators=operators,
         changed_files=tuple(opened.changed_files()),
     )
     opened.manifest.check = result.summary()
@@ -139,6 +149,15 @@ class _Check:
             verdict = Verdict.BROKEN
             guilty = guilty if guilty and guilty.node in self._changed.among else self._changed
         return RuntimeResult(runtime=name, dtype=dtype, verdict=verdict, points=tuple(points), guilty=guilty)
+
+    def operators(self, results: Sequence[RuntimeResult]) -> tuple[OperatorResult, ...]:
+        """Kernel against body of every node of ours at the smallest point, if both of their runtimes ran."""
+        ran = {r.runtime for r in results if r.points and all(p.failure is None for p in r.points)}
+        if not {KERNELS, BODIES} <= ran or self._changed is not None:
+            return ()
+        self._tell("kernel against body, node by node")
+        smallest = next(iter(self._yardsticks.values()))
+        return compare_operators(self._anatomy, smallest.inputs, self._dtype)
 
     def _reader(self, name: str, dtype: str) -> Reader:
         if name != "torch":

@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from dyndeploy.pipeline import environment
-from dyndeploy.pipeline.environment import Package
+from dyndeploy.pipeline.environment import Library, Package
 
 T = TypeVar("T")
-
-#: About the project's own libraries.
-NATIVE = "none in this version: every op runs as a torch op, or from its function body"
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Diagnosis:
         gpu: driver and devices.
         packages: Python packages.
         tools: compilers.
-        native: the project's own libraries.
+        libraries: the project's own, compiled ones.
         problems: what to mend.
     """
 
@@ -53,7 +50,7 @@ class Diagnosis:
     gpu: dict[str, str]
     packages: tuple[Package, ...]
     tools: dict[str, str]
-    native: str
+    libraries: tuple[Library, ...]
     problems: tuple[Problem, ...]
 
 
@@ -84,9 +81,22 @@ def doctor(progress: Callable[[str], None] | None = None) -> Diagnosis:
     gpu: dict[str, str] = guarded("GPU", environment.gpu, {})
     tools: dict[str, str] = guarded("compilers", environment.tools, {})
     packages: dict[str, Package] = guarded("packages", environment.packages, {})
+    libraries: dict[str, Library] = guarded("libraries", environment.libraries, {})
+    problems += guarded("own libraries", lambda: list(broken_library(libraries)), [])
     problems += guarded("known problems", lambda: [p for rule in RULES for p in rule(packages, gpu)], [])
     ok = not any(problem.breaks for problem in problems)
-    return Diagnosis(ok, system, gpu, tuple(packages.values()), tools, NATIVE, tuple(problems))
+    return Diagnosis(ok, system, gpu, tuple(packages.values()), tools, tuple(libraries.values()), tuple(problems))
+
+
+def broken_library(libraries: Mapping[str, Library]) -> Iterator[Problem]:
+    """One of our own libraries is missing or does not load."""
+    for library in libraries.values():
+        if library.path is None or library.loads is False:
+            yield Problem(
+                f"The library {library.name!r} {'does not load' if library.path else 'is missing'}: {library.detail}",
+                "pip install --force-reinstall --no-deps dyndeploy   (from a checkout: pip install .)",
+                True,
+            )
 
 
 def broken_package(packages: Mapping[str, Package], _gpu: Mapping[str, str]) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""What is there on this machine: system, driver, Python packages, compilers. `doctor` judges it.
+"""What is there on this machine: system, driver, Python packages, compilers, our libraries. `doctor` judges it.
 
 Only the standard library is used, and whatever could crash runs in a process of its own: a doctor that dies
 of the patient's illness is of no use.
@@ -17,6 +17,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from dyndeploy.errors import DynError
+from dyndeploy.native.library import library_names, library_path
 
 _TIMEOUT_S = 120
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "sve")
@@ -49,6 +52,32 @@ cuda.cuDriverGetVersion(ctypes.byref(version))
 cuda.cuDeviceGetCount(ctypes.byref(count))
 print(status, version.value, count.value)
 """
+
+
+_LIBRARY = """
+import ctypes, dyndeploy
+path = dyndeploy.library_path("cpu")
+library = ctypes.CDLL(str(path))
+library.dyndeploy_instructions.restype = ctypes.c_char_p
+print(library.dyndeploy_instructions().decode())
+"""
+
+
+@dataclass(frozen=True)
+class Library:
+    """One of the project's compiled libraries.
+
+    Attributes:
+        name: as `dyndeploy.library_path` takes it.
+        path: where it lies; None when it is not there.
+        loads: whether a process can load it; None when it was not tried.
+        detail: the instruction set in use, or what is wrong.
+    """
+
+    name: str
+    path: str | None
+    loads: bool | None
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -120,6 +149,22 @@ def tools() -> dict[str, str]:
         version = re.search(r"\d+\.\d+(\.\d+)*", _run([path, "--version"])[1]) if path else None
         found[name] = f"{version[0] if version else 'unknown version'} ({path})" if path else "not found"
     return found
+
+
+def libraries() -> dict[str, Library]:
+    """The project's compiled libraries by name; the kernels' own is loaded, in a process of its own."""
+    return {name: _library(name) for name in library_names()}
+
+
+def _library(name: str) -> Library:
+    try:
+        path = str(library_path(name))
+    except DynError as error:
+        return Library(name, None, None, str(error.why))
+    if name != "cpu":  # the others need a runtime that loads them
+        return Library(name, path, None, "")
+    code, output = _run([sys.executable, "-c", _LIBRARY])
+    return Library(name, path, code == 0, f"instructions: {_last(output)}" if code == 0 else _last(output))
 
 
 def packages() -> dict[str, Package]:

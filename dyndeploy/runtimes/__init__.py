@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "open_session",
     "register_runtime",
     "runtime_names",
+    "with_bodies",
 ]
 
 #: What a session can be opened from: a bundle, a .onnx file, or the bytes of one.
@@ -37,6 +39,9 @@ class _Runtime:
 _RUNTIMES = {
     "torch": _Runtime("dyndeploy.runtimes.torch:TorchSession", "torch", "export"),
     "onnxruntime": _Runtime("dyndeploy.runtimes.onnxruntime:OnnxRuntimeSession", "onnxruntime", "onnxruntime"),
+    "onnxruntime-bodies": _Runtime(
+        "dyndeploy.runtimes.onnxruntime:OnnxRuntimeBodiesSession", "onnxruntime", "onnxruntime"
+    ),
     "onnxruntime-cuda": _Runtime(
         "dyndeploy.runtimes.onnxruntime:OnnxRuntimeCudaSession", "onnxruntime", "onnxruntime-gpu"
     ),
@@ -46,6 +51,16 @@ _RUNTIMES = {
 def runtime_names() -> list[str]:
     """The registered runtimes, installed or not."""
     return list(_RUNTIMES)
+
+
+def with_bodies(names: Sequence[str]) -> list[str]:
+    """The names, with function bodies instead of kernels where a runtime has both.
+
+    Example:
+        >>> with_bodies(["torch", "onnxruntime"])
+        ['torch', 'onnxruntime-bodies']
+    """
+    return list(dict.fromkeys(f"{n}-bodies" if f"{n}-bodies" in _RUNTIMES else n for n in names))
 
 
 def register_runtime(name: str, target: str, *, package: str, extra: str) -> None:
@@ -75,9 +90,10 @@ def open_session(
 
     Args:
         path: a bundle (or its folder), a .onnx file, or the bytes of one.
-        runtime: one of `runtime_names()`.
-        **options: options of the runtime: `dtype` of "torch"; `threads` of "onnxruntime" and
-            "onnxruntime-cuda"; `device` and `tf32` of "onnxruntime-cuda".
+        runtime: one of `runtime_names()`. "onnxruntime" runs our ops on the compiled kernels, "onnxruntime-bodies"
+            by the function bodies in the file.
+        **options: options of the runtime: `dtype` of "torch"; `threads` of those of ONNX Runtime; `device` and
+            `tf32` of "onnxruntime-cuda".
 
     Returns:
         A session; use it in a `with` block, or close it.
@@ -92,7 +108,7 @@ def open_session(
         Traceback (most recent call last):
         ...
         dyndeploy.errors.DynError: There is no runtime 'abacus'.
-          fix: one of torch, onnxruntime, onnxruntime-cuda
+          fix: one of torch, onnxruntime, onnxruntime-bodies, onnxruntime-cuda
     """
     entry = _RUNTIMES.get(runtime) if isinstance(runtime, str) else None
     if entry is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ import onnxruntime
 
 from dyndeploy.bundle import Bundle
 from dyndeploy.errors import DynError
+from dyndeploy.native import library_path
 from dyndeploy.runtimes.base import Arrays, BaseSession, UnavailableError
 from dyndeploy.tensors import Dim, TensorSpec
 
@@ -33,7 +36,7 @@ _DEFORM_CONV_SINCE = (1, 25)
 
 
 class OnnxRuntimeSession(BaseSession):
-    """A model in ONNX Runtime's CPU execution provider."""
+    """A model in ONNX Runtime's CPU execution provider, our ops on their compiled kernels."""
 
     runtime = "onnxruntime"
 
@@ -59,13 +62,15 @@ class OnnxRuntimeSession(BaseSession):
 
         Raises:
             UnavailableError: ONNX Runtime has no kernel for a node.
-            DynError: the model cannot be read.
+            DynError: the model cannot be read, or the library of kernels is not part of this installation.
         """
-        return cls._open(source, threads, ["CPUExecutionProvider"])
+        return cls._open(source, threads, ["CPUExecutionProvider"], library_path("onnxruntime"))
 
     @classmethod
-    def _open(cls, source: Source, threads: int | None, providers: list[Any]) -> OnnxRuntimeSession:
-        session = _load(source, threads, providers)
+    def _open(
+        cls, source: Source, threads: int | None, providers: list[Any], kernels: Path | None = None
+    ) -> OnnxRuntimeSession:
+        session = _load(source, threads, providers, kernels)
         if isinstance(source, Bundle):
             manifest = source.manifest
             return cls(session, manifest.inputs, manifest.outputs, manifest.dims)
@@ -86,6 +91,17 @@ class OnnxRuntimeSession(BaseSession):
 
     def _release(self) -> None:
         self._session = None
+
+
+class OnnxRuntimeBodiesSession(OnnxRuntimeSession):
+    """A model in ONNX Runtime's CPU execution provider, our ops by their function bodies of standard ops."""
+
+    runtime = "onnxruntime-bodies"
+
+    @classmethod
+    def open(cls, source: Source, *, threads: int | None = None) -> OnnxRuntimeSession:
+        """Open a bundle, a .onnx file or its bytes; as for "onnxruntime"."""
+        return cls._open(source, threads, ["CPUExecutionProvider"])
 
 
 class OnnxRuntimeCudaSession(OnnxRuntimeSession):
@@ -129,11 +145,41 @@ class OnnxRuntimeCudaSession(OnnxRuntimeSession):
         return opened
 
 
-def _load(source: Source, threads: int | None, providers: list[Any]) -> onnxruntime.InferenceSession:
+def widened_nodes(model: bytes, arrays: Mapping[str, np.ndarray[Any, Any]]) -> set[str]:
+    """The nodes that the CPU provider runs in float32 in a float16 model, as its profile of a run tells.
+
+    It has next to no kernels in float16, and widens whole stretches of a graph. A kernel of ours in such a stretch gets
+    values that were never rounded to float16, another one does.
+
+    Args:
+        model: a serialized model.
+        arrays: its inputs.
+    """
+    options = _options(None, library_path("onnxruntime"))
+    with tempfile.TemporaryDirectory() as folder:
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "run")
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session.run(None, dict(arrays))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    ran = {e["name"]: e["args"].get("input_type_shape") for e in events if e.get("cat") == "Node"}
+    kernels = {name.removesuffix("_kernel_time"): types for name, types in ran.items() if types}
+    return {name for name, types in kernels.items() if "float" in types[0]}
+
+
+def _options(threads: int | None, kernels: Path | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
+    if kernels is not None:
+        options.register_custom_ops_library(str(kernels))
     options.log_severity_level = _FATAL_ONLY  # what goes wrong is raised, and said once
     if threads is not None:
         options.intra_op_num_threads = threads
+    return options
+
+
+def _load(
+    source: Source, threads: int | None, providers: list[Any], kernels: Path | None
+) -> onnxruntime.InferenceSession:
+    options = _options(threads, kernels)
     model: str | bytes = source if isinstance(source, bytes) else str(_path(source))
     label = "The model" if isinstance(model, bytes) else model
     try:

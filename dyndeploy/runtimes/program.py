@@ -132,11 +132,15 @@ class Program:
         return [_array(t) for t in pytree.tree_leaves(outputs)], {n: _array(t) for n, t in observer.seen.items()}
 
     def _tensor(self, array: Array) -> Tensor:
-        if array.dtype == ml_dtypes.bfloat16:
-            array = array.astype(np.float32)
-        array = np.asarray(array, order="C")
-        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch has no read-only tensors
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        return _cast(tensor_of(array), self.dtype)
+
+
+def tensor_of(array: Array) -> Tensor:
+    """The array as a tensor that may be written to; bfloat16, which NumPy lacks, as float32."""
+    if array.dtype == ml_dtypes.bfloat16:
+        array = array.astype(np.float32)
+    array = np.asarray(array, order="C")
+    return torch.from_numpy(array if array.flags.writeable else array.copy())  # torch has no read-only tensors
 
 
 def _array(tensor: Tensor) -> Array:

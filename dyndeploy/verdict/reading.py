@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import onnx
+
 from dyndeploy.bundle import Arrays
 from dyndeploy.graph.probe import with_choices, with_outputs
 from dyndeploy.runtimes import open_session
@@ -26,6 +28,8 @@ class Reading:
     decisions: Arrays
 
 
+#: The runtime with compiled kernels of ours, and the one that runs the bodies instead.
+KERNELS, BODIES = "onnxruntime", "onnxruntime-bodies"
 #: Reads a runtime: (inputs, names of values of model.onnx) -> those values, and all decisions.
 Reader = Callable[[Arrays, Sequence[str]], Reading]
 
@@ -50,15 +54,35 @@ def onnx_reader(anatomy: Anatomy, runtime: str) -> Reader:
     """A reader of any runtime that runs model.onnx: a copy of the model gives values and decisions out.
 
     A runtime fuses less around a value that it has to give out, and rounds it, so that the last bits of others may
-    differ, and a decision with them: the decisions are those of the same run.
+    differ, and a decision with them: the decisions are those of the same run. They are taken by the nodes of the op's
+    body, except where a compiled kernel gets the value rounded to half: then they follow from the value as it is
+    given out.
     """
     names = {choice.node: f"{choice.node}/choice" for choice in anatomy.choices}
+    rounded: dict[str, bool] = {}
 
     def read(inputs: Arrays, values: Sequence[str]) -> Reading:
-        probe = with_outputs(with_choices(anatomy.model, names), [*values, *names.values()])
+        if not rounded:
+            rounded.update(_rounded(anatomy, runtime, inputs))
+        apart = [choice for choice in anatomy.choices if rounded[choice.node]]
+        shown = [*values, *(choice.value for choice in apart)]
+        probe = with_outputs(with_choices(anatomy.model, names), [*shown, *names.values()])
         with open_session(probe, runtime) as session:
-            seen = session.run(inputs)
+            seen = inputs | session.run(inputs)
         decisions = {choice.source: seen[names[choice.node]] for choice in anatomy.choices}
+        decisions |= {choice.source: decide(choice, seen[choice.value]) for choice in apart}
         return Reading({value: seen[value] for value in values}, decisions)
 
     return read
+
+
+def _rounded(anatomy: Anatomy, runtime: str, inputs: Arrays) -> dict[str, bool]:
+    """For every node that decides: whether a compiled kernel of ours decides by a value in half."""
+    nodes = [choice.node for choice in anatomy.choices]
+    half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in anatomy.model.graph.initializer)
+    if runtime != KERNELS or not half or not nodes:
+        return dict.fromkeys(nodes, False)
+    from dyndeploy.runtimes.onnxruntime import widened_nodes
+
+    widened = widened_nodes(anatomy.model.SerializeToString(), inputs)
+    return {node: node not in widened for node in nodes}

@@ -75,6 +75,24 @@ class RuntimeResult(_Result):
     guilty: Guilty | None = None
 
 
+class OperatorResult(_Result):
+    """One node of ours by itself, on the inputs that it gets in the model.
+
+    Attributes:
+        node, op_type: its name and type in model.onnx.
+        kernel, body: the compiled kernel and the function body against the float64 reference.
+        yardstick: the plain torch reference at the bundle's dtype against the same.
+        judgement: of the kernel.
+    """
+
+    node: str
+    op_type: str
+    kernel: Comparison
+    body: Comparison
+    yardstick: Comparison
+    judgement: Judgement
+
+
 class CheckResult(_Result):
     """What `check` found.
 
@@ -85,6 +103,8 @@ class CheckResult(_Result):
         verdict: the worst of the runtimes'.
         ok: whether every runtime passes, and those that were asked for are available.
         runtimes: one result per runtime and dtype.
+        operators: kernel against body, one result per node of ours; empty where a runtime for one of them is not
+            available or was not asked for.
         changed_files: files of the bundle that are not what was exported.
     """
 
@@ -94,6 +114,7 @@ class CheckResult(_Result):
     verdict: Verdict
     ok: bool
     runtimes: tuple[RuntimeResult, ...]
+    operators: tuple[OperatorResult, ...] = ()
     changed_files: tuple[str, ...]
 
     @property
@@ -119,4 +140,5 @@ class CheckResult(_Result):
                 }
                 for r in self.runtimes
             ],
+            "operators": {o.node: o.judgement.verdict.value for o in self.operators},
         }

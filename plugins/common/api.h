@@ -30,7 +30,7 @@ enum {
 DYNDEPLOY_API const char* dyndeploy_message(void);
 
 /* ONNX's numbers of the element types. */
-enum { DYNDEPLOY_FLOAT32 = 1, DYNDEPLOY_BFLOAT16 = 16 };
+enum { DYNDEPLOY_FLOAT32 = 1, DYNDEPLOY_FLOAT16 = 10, DYNDEPLOY_BFLOAT16 = 16 };
 
 /* A tensor of up to four dims.
  *

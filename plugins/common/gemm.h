@@ -52,6 +52,10 @@ DYNDEPLOY_INLINE void pack_panel(int64_t p, int64_t depth, int64_t columns, Elem
 
 namespace detail {
 
+// Steps of depth between asking for a row of B and its use, where an index picks the rows: the CPU cannot foresee them.
+// Measured on Zen 4 with weights that do not stay in the second cache: 0.8 to 0.95 of the time, else no difference.
+inline constexpr int64_t kAhead = 16;
+
 // Vectors = 1 or 2; Rows 1..kRows. `index`: row of B for every step of depth, or none for rows 0, 1, 2, …
 template <int Rows, int Vectors, bool Indexed>
 void multiply_block(int64_t depth, const float* a, int64_t lda, const float* b, const int32_t* index, float* c,
@@ -63,6 +67,11 @@ void multiply_block(int64_t depth, const float* a, int64_t lda, const float* b, 
     for (int v = 0; v < Vectors; ++v) sum[r][v] = load(c + r * ldc + v * kWidth);
   for (int64_t d = 0; d < depth; ++d) {
     const float* row = b + (Indexed ? static_cast<int64_t>(index[d]) : d) * (Vectors * kWidth);
+    if constexpr (Indexed) {
+      const float* ahead = b + static_cast<int64_t>(index[d + kAhead < depth ? d + kAhead : d]) * (Vectors * kWidth);
+      __builtin_prefetch(ahead);
+      __builtin_prefetch(ahead + (Vectors - 1) * kWidth);
+    }
     Vector bv[Vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) bv[v] = load(row + v * kWidth);

@@ -13,7 +13,7 @@ constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
 bool has(Isa isa) {
 #if defined(__x86_64__)
   // cpu_supports asks the operating system too: registers that it does not save must not be used.
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (isa == Isa::avx2) return avx2;
   if (isa == Isa::avx512)
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -6,6 +6,17 @@
 
 namespace dyndeploy::DYNDEPLOY_ISA {
 
+// call(T{}) with the storage type of a dtype that check_tensor let pass.
+template <class Call>
+DYNDEPLOY_INLINE void with_type(int32_t dtype, Call call) {
+  if (dtype == DYNDEPLOY_FLOAT32)
+    call(float{});
+  else if (dtype == DYNDEPLOY_FLOAT16)
+    call(float16{});
+  else
+    call(bfloat16{});
+}
+
 // Where the elements of a map [N, C, H, W] lie.
 template <class T>
 struct Map {
@@ -14,10 +25,21 @@ struct Map {
 
   explicit Map(const dyndeploy_tensor& t)
       : data(static_cast<T*>(t.data)), n(t.strides[0]), c(t.strides[1]), h(t.strides[2]), w(t.strides[3]) {
-    // What is not looked at may be anything; here it is multiplied by 0, but must not stop a loop from being vectorised.
+    // What is not looked at may be anything. As if dense: that no product overflows, and loops are vectorised.
+    if (t.extents[0] <= 1) n = 0;
     if (t.extents[1] <= 1) c = 1;
+    if (t.extents[3] <= 1) w = 1;
+    if (t.extents[2] <= 1) h = w * t.extents[3];
   }
   T* at(int64_t in, int64_t ic, int64_t ih, int64_t iw) const { return data + in * n + ic * c + ih * h + iw * w; }
+
+  // Pixels from pixel `first` (row-major) to `end`, at most, that lie at one distance of each other: to the end of the
+  // row, or all of them where each row begins where the one before it ends.
+  int64_t run(int64_t width, int64_t first, int64_t end) const {
+    const bool dense = h == width * w && (w == 1 || c == 1);
+    const int64_t row = width - first % width;
+    return dense || end - first < row ? end - first : row;
+  }
 };
 
 // One sample of a map as [pixels][ld] rows of channels in float, in place or as a copy.
@@ -82,6 +104,18 @@ void read_row(const Map<const T>& map, int64_t n, int64_t h, int64_t width, int6
   }
 }
 
+// Pixels [begin, end) of sample n of a map (row-major over H x W) as rows of channels first, first + 1, …
+template <class T>
+void read_tile(const Map<const T>& map, int64_t n, int64_t width, int64_t begin, int64_t end, int64_t first,
+               int64_t channels, float* to, int64_t ld) {
+  for (int64_t run; begin < end; begin += run, to += run * ld) {
+    run = map.run(width, begin, end);
+    Map<const T> from = map;
+    from.data = map.at(n, first, begin / width, begin % width);
+    read_row(from, 0, 0, run, channels, to, ld);
+  }
+}
+
 // Pixels [begin, end) of sample n of Y (row-major over Ho x Wo) from a tile of rows of channels: the tile's column c is
 // channel first + c * step. With relu, max(y, 0).
 template <class T>
@@ -92,9 +126,8 @@ void write_tile(const Map<T>& map, int64_t n, int64_t width, int64_t begin, int6
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < channels; ++c) tile[r * ld + c] = tile[r * ld + c] < 0 ? 0 : tile[r * ld + c];
   for (int64_t r = 0; r < rows;) {
-    // Pixels of one row of the map at a time: only within it the distance of pixels is one stride.
     const int64_t h = (begin + r) / width, w = (begin + r) % width;
-    const int64_t run = rows - r < width - w ? rows - r : width - w;
+    const int64_t run = map.run(width, begin + r, end);
     const float* from = tile + r * ld;
     if (sizeof(T) == sizeof(float) && map.w == 1 && map.c != 1) {
       transpose(run, channels, from, ld, reinterpret_cast<float*>(map.at(n, first, h, w)), map.c * step);

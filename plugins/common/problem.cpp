@@ -5,7 +5,6 @@ namespace {
 
 // Far below the end of int64, so that no sum or product of a few of them overflows.
 constexpr int64_t kMostElements = int64_t{1} << 44;
-constexpr int64_t kMostExtent = int64_t{1} << 31;
 
 int64_t element_bytes(int32_t dtype) { return dtype == DYNDEPLOY_FLOAT32 ? 4 : 2; }
 
@@ -28,9 +27,9 @@ dyndeploy_status check_range(const char* op, const char* name, int64_t value, in
 
 dyndeploy_status check_tensor(const char* op, const char* name, const dyndeploy_tensor& tensor, int32_t dtype,
                               std::initializer_list<int64_t> extents) {
-  if (tensor.dtype != DYNDEPLOY_FLOAT32 && tensor.dtype != DYNDEPLOY_BFLOAT16)
-    return unsupported("%s: %s has element type %d; float32 (%d) and bfloat16 (%d) are there", op, name, tensor.dtype,
-                       DYNDEPLOY_FLOAT32, DYNDEPLOY_BFLOAT16);
+  if (tensor.dtype != DYNDEPLOY_FLOAT32 && tensor.dtype != DYNDEPLOY_FLOAT16 && tensor.dtype != DYNDEPLOY_BFLOAT16)
+    return unsupported("%s: %s has element type %d; float32 (%d), float16 (%d) and bfloat16 (%d) are there", op, name,
+                       tensor.dtype, DYNDEPLOY_FLOAT32, DYNDEPLOY_FLOAT16, DYNDEPLOY_BFLOAT16);
   if (tensor.dtype != dtype) return bad_argument("%s: %s has another element type than X", op, name);
   if (tensor.rank != static_cast<int32_t>(extents.size()))
     return bad_argument("%s: %s has %d dims, not %zu", op, name, tensor.rank, extents.size());
@@ -53,7 +52,7 @@ dyndeploy_status check_tensor(const char* op, const char* name, const dyndeploy_
 }
 
 dyndeploy_status check_map(const char* op, const char* name, const dyndeploy_tensor& map) {
-  if (channels_last(map) || map.strides[3] == 1 || map.extents[3] <= 1) return DYNDEPLOY_OK;
+  if (channels_last(map) || map.strides[3] == 1 || map.extents[3] <= 1 || elements(map) == 0) return DYNDEPLOY_OK;
   return unsupported("%s: %s has strides %lld along C and %lld along W; one of them has to be 1", op, name,
                      ll(map.strides[1]), ll(map.strides[3]));
 }

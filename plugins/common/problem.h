@@ -9,6 +9,9 @@
 
 namespace dyndeploy {
 
+// Of a tensor's dim, and of a number in an attribute.
+inline constexpr int64_t kMostExtent = int64_t{1} << 31;
+
 // A convolution's window on a map.
 struct Window {
   int64_t kh, kw;

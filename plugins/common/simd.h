@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #ifndef DYNDEPLOY_ISA
@@ -51,12 +52,62 @@ DYNDEPLOY_INLINE void store_first(float* p, Vector v, int64_t count) {
 // max(v, 0) that keeps NaN, as torch and ONNX define ReLU.
 DYNDEPLOY_INLINE Vector relu(Vector v) { return v < Vector{} ? Vector{} : v; }
 
-// Storage type <-> float.
+// The same for `Lanes` floats, a power of two up to kWidth.
+namespace detail {
+template <int Lanes>
+struct FloatsOf {
+  typedef float Type __attribute__((vector_size(Lanes * 4)));
+  typedef float Anywhere __attribute__((vector_size(Lanes * 4), aligned(4), may_alias));
+};
+}  // namespace detail
+template <int Lanes>
+using Floats = typename detail::FloatsOf<Lanes>::Type;
+
+template <int Lanes>
+DYNDEPLOY_INLINE Floats<Lanes> load(const float* p) {
+  return *reinterpret_cast<const typename detail::FloatsOf<Lanes>::Anywhere*>(p);
+}
+template <int Lanes>
+DYNDEPLOY_INLINE void store(float* p, Floats<Lanes> v) {
+  *reinterpret_cast<typename detail::FloatsOf<Lanes>::Anywhere*>(p) = v;
+}
+template <int Lanes>
+DYNDEPLOY_INLINE Floats<Lanes> relu(Floats<Lanes> v) {
+  return v < Floats<Lanes>{} ? Floats<Lanes>{} : v;
+}
+
+// call(number of lanes, i) for pieces of [begin, end) that are as wide as possible, at most Lanes. The last piece of a
+// width overlaps the one before it rather than be narrower: what is called may do an element twice.
+template <int Lanes, class Call>
+DYNDEPLOY_INLINE void cover(int64_t begin, int64_t end, Call call) {
+  if (end - begin >= Lanes) {
+    for (int64_t i = begin; i + Lanes <= end; i += Lanes) call(std::integral_constant<int, Lanes>{}, i);
+    if ((end - begin) % Lanes) call(std::integral_constant<int, Lanes>{}, end - Lanes);
+  } else if constexpr (Lanes > 1) {
+    cover<Lanes / 2>(begin, end, call);
+  }
+}
+
+// Storage types, and their way to float and back: to nearest, ties to even.
+struct float16 {
+  uint16_t bits;
+};
 struct bfloat16 {
   uint16_t bits;
 };
+// The compiler's own half converts only: not every compiler can pass it to a function.
+#if defined(__aarch64__)
+using CompilersHalf = __fp16;
+#else
+using CompilersHalf = _Float16;
+#endif
 
 DYNDEPLOY_INLINE float to_float(float v) { return v; }
+DYNDEPLOY_INLINE float to_float(float16 v) {
+  CompilersHalf half;
+  std::memcpy(&half, &v, sizeof half);
+  return static_cast<float>(half);
+}
 DYNDEPLOY_INLINE float to_float(bfloat16 v) {
   const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
   float f;
@@ -70,7 +121,14 @@ template <>
 DYNDEPLOY_INLINE float from_float<float>(float v) {
   return v;
 }
-// To nearest, ties to even; a NaN stays one.
+template <>
+DYNDEPLOY_INLINE float16 from_float<float16>(float v) {
+  const CompilersHalf half = static_cast<CompilersHalf>(v);
+  float16 stored;
+  std::memcpy(&stored, &half, sizeof stored);
+  return stored;
+}
+// A NaN stays one.
 template <>
 DYNDEPLOY_INLINE bfloat16 from_float<bfloat16>(float v) {
   uint32_t bits;

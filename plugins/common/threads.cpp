@@ -29,12 +29,6 @@ void take_tasks(void* work, int32_t lane) {
 
 // --- the library's own team
 
-int cpus() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
-
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -150,6 +144,12 @@ void run_on_openmp(void* pool, int32_t lanes, void (*lane)(void*, int32_t), void
 }
 
 }  // namespace
+
+int cpus() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
 
 dyndeploy_status check_resources(const char* op, const dyndeploy_resources* resources) {
   if (!resources) return bad_argument("%s: resources is NULL", op);

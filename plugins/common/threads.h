@@ -8,6 +8,9 @@
 
 namespace dyndeploy {
 
+// CPUs that this process may use.
+int cpus();
+
 // The threads of a call, after a check of the struct.
 dyndeploy_status check_resources(const char* op, const dyndeploy_resources* resources);
 // Lanes worth using: not more than there are tasks.

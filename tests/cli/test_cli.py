@@ -242,7 +242,7 @@ def test_doctor(monkeypatch):
     monkeypatch.setattr(environment, "_PACKAGES", few)
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code in (0, 1)
-    for part in ("System", "Packages", "tensorrt_rtx", "native", "none in this version"):
+    for part in ("System", "Packages", "tensorrt_rtx", "libdyndeploy_cpu", "instructions: "):
         assert part in result.stdout
     text, _, _ = result.stdout.partition("Problems")  # a fix may be long: it is to be copied in one piece
     assert_narrow(text)
@@ -253,7 +253,7 @@ def test_doctor_exits_with_its_verdict(monkeypatch, breaks, code):
     from dyndeploy.pipeline import doctor as module
 
     problem = module.Problem("It hurts.", "pip install plaster", breaks)
-    diagnosis = module.Diagnosis(not breaks, {"python": "3"}, {}, (), {}, "none", (problem,))
+    diagnosis = module.Diagnosis(not breaks, {"python": "3"}, {}, (), {}, (), (problem,))
     monkeypatch.setattr(module, "doctor", lambda _tell: diagnosis)
     text = call("doctor", code=code).stdout
     assert "It hurts." in text
@@ -275,6 +275,7 @@ def test_demo(bundle, tmp_path, monkeypatch):
         return DemoResult(
             bundle=str(bundle),
             layers=("DDF", "DGConv2d"),
+            instructions="avx2",
             training=TrainingSummary(
                 seconds=5.0,
                 steps=70,
@@ -295,7 +296,15 @@ def test_demo(bundle, tmp_path, monkeypatch):
     result = call("demo", "--folder", tmp_path / "out", "--seconds", "5")
     assert asked == {"folder": tmp_path / "out", "seconds": 5.0}
     assert "demo: training\n" in result.stderr
-    for part in ("77,668", "DDF, DGConv2d", "441 of 450", "98.0 %", "torch, float32: identical", "batch=2: latency"):
+    for part in (
+        "77,668",
+        "DDF, DGConv2d",
+        "441 of 450",
+        "98.0 %",
+        "compiled, avx2",
+        "torch, float32: ",
+        "batch=2: latency",
+    ):
         assert part in result.stdout
     content = json.loads(call("demo", "--json").stdout)
     assert asked["seconds"] == 60.0

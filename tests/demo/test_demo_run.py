@@ -31,7 +31,7 @@ def test_the_bundle_is_there(result):
 def test_every_runtime_agrees(result):
     assert result.check.ok
     assert {len(runtime.points) for runtime in result.check.runtimes if runtime.verdict} == {3}
-    assert [row.runtime for row in result.accuracy] == ["torch", "onnxruntime"]
+    assert [row.runtime for row in result.accuracy] == ["torch", "onnxruntime", "onnxruntime-bodies"]
     for row in result.accuracy:
         assert row.images == 450
         assert all(row.images % batch for batch in row.batches), "no batch leaves a remainder"
@@ -43,7 +43,7 @@ def test_every_runtime_agrees(result):
 def test_latency_of_every_runtime_at_every_batch(result):
     assert [bench.sizes["batch"] for bench in result.latency] == [1, 8, 32]
     for bench in result.latency:
-        assert [row.runtime for row in bench.rows] == ["torch", "onnxruntime"]
+        assert [row.runtime for row in bench.rows] == ["torch", "onnxruntime", "onnxruntime-bodies"]
         assert all(row.median_ms > 0 for row in bench.rows)
 
 

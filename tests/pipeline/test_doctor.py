@@ -6,6 +6,7 @@ from importlib import metadata
 
 import pytest
 
+from dyndeploy.native import instructions
 from dyndeploy.pipeline import doctor as module
 from dyndeploy.pipeline import environment
 from dyndeploy.pipeline.doctor import doctor
@@ -41,9 +42,10 @@ def test_this_machine():
     assert found["torch"].extra == "export"
     assert found["onnx"].extra is None
     assert set(diagnosis.tools) == {"g++", "cmake", "nvcc"}
-    assert diagnosis.native.startswith("none")
+    assert {library.name: library.loads for library in diagnosis.libraries} == {"cpu": True, "onnxruntime": None}
+    assert diagnosis.libraries[0].detail == f"instructions: {instructions()}"
     assert diagnosis.ok == (not any(p.breaks for p in diagnosis.problems))
-    assert phases == ["system", "GPU", "compilers", "packages", "known problems"]
+    assert phases == ["system", "GPU", "compilers", "packages", "libraries", "own libraries", "known problems"]
 
 
 def test_a_failing_probe_does_not_end_it(monkeypatch):

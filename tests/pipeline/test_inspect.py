@@ -16,7 +16,7 @@ from dyndeploy.ops._spec import custom_ops, spec_of
 from dyndeploy.pipeline.capabilities import RULES, executions
 from dyndeploy.pipeline.export import export
 from dyndeploy.pipeline.inspect import inspect
-from dyndeploy.runtimes import runtime_names
+from dyndeploy.runtimes import open_session, runtime_names
 from dyndeploy.tensors import Dim
 from dyndeploy.testing.single_op import single_op_model
 
@@ -181,8 +181,9 @@ def test_a_file_without_bodies(tmp_path):
     (op,) = inspect(save(tmp_path, model)).ops
     assert op.body is None
     ways = {e.runtime: e for e in op.executions}
-    assert not ways["onnxruntime"].runs
-    assert "no function body" in ways["onnxruntime"].note
+    assert ways["onnxruntime"].how == "compiled kernel"
+    assert not ways["onnxruntime-bodies"].runs
+    assert "no function body" in ways["onnxruntime-bodies"].note
     assert ways["tensorrt"].how == "not at all"
 
 
@@ -213,10 +214,14 @@ def test_onnxruntime_runs_what_the_rules_say(spec, gridsample, dtype):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     expectation = (
-        contextlib.nullcontext() if ways["onnxruntime"].runs else pytest.raises(Exception, match="NOT_IMPLEMENTED")
+        contextlib.nullcontext()
+        if ways["onnxruntime-bodies"].runs
+        else pytest.raises(Exception, match="NOT_IMPLEMENTED")
     )
     with expectation:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert ways["onnxruntime"].how == "compiled kernel"
+    open_session(model.SerializeToString(), "onnxruntime").close()
 
 
 @pytest.mark.parametrize(
@@ -226,8 +231,9 @@ def test_onnxruntime_runs_what_the_rules_say(spec, gridsample, dtype):
         (["GridSample"], "float32", "tensorrt-rtx", "function body"),
         (["DeformConv"], "bfloat16", "tensorrt", "not at all (its DeformConv importer has no bfloat16)"),
         (["DeformConv"], "bfloat16", "onnxruntime-cuda", "not at all (its DeformConv kernel has no bfloat16)"),
-        (["DeformConv"], None, "onnxruntime", "function body (the DeformConv kernel inside needs onnxruntime >= 1.25)"),
-        (["MatMul"], "float16", "onnxruntime", "function body"),
+        (["DeformConv"], None, "onnxruntime-bodies", "function body (the DeformConv kernel inside needs onnxruntime"),
+        (["MatMul"], "float16", "onnxruntime-bodies", "function body"),
+        (["MatMul"], "bfloat16", "onnxruntime", "compiled kernel"),
         (["MatMul"], "float32", "torch", "torch custom op"),
     ],
 )

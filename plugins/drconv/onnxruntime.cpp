@@ -1,0 +1,31 @@
+#include "drconv/kernels.h"
+
+#include "common/onnxruntime_op.h"
+
+namespace dyndeploy::onnxruntime {
+namespace {
+
+struct Drconv {
+  using Attributes = dyndeploy_drconv;
+  static constexpr const char* kName = "DynamicRegionAwareConv2d";
+  static constexpr int kWeight = kNoWeight;
+
+  static void read(NodeAttributes& node, Attributes& a) {
+    node("kernel_shape", a.kernel_shape);
+    node("strides", a.strides);
+    node("pads", a.pads);
+    node("dilations", a.dilations);
+    node("regions", a.regions);
+    node("relu", a.relu);
+  }
+
+  static constexpr auto output = dyndeploy_drconv_output;
+  static constexpr auto workspace = dyndeploy_drconv_cpu_forward_workspace;
+  static constexpr auto forward = dyndeploy_drconv_cpu_forward;
+};
+
+}  // namespace
+
+OrtStatus* add_drconv(const OrtApi& api, OrtCustomOpDomain* domain) { return add<Drconv>(api, domain); }
+
+}  // namespace dyndeploy::onnxruntime

@@ -1,0 +1,71 @@
+// dgc/kernels.h in double, in plain loops.
+#pragma once
+
+#include "dgc/kernels.h"
+#include "real.h"
+
+namespace dyndeploy::test {
+
+// inputs: X, saliency, W, B; their extents are right.
+class DgcReference {
+ public:
+  DgcReference(const dyndeploy_dgc& attributes, const std::vector<Doubles>& inputs)
+      : a(attributes), X(inputs[0]), saliency(inputs[1]), W(inputs[2]), B(inputs[3]) {}
+
+  std::vector<int64_t> extents() const { return {N, O, Ho, Wo}; }
+
+  // Whether head h of sample n reads channel c.
+  bool kept(int64_t n, int64_t h, int64_t c) const {
+    if (a.inactive == 0) return true;
+    double limit = a.threshold;
+    if (a.inactive > 0) {
+      std::vector<double> sorted;
+      for (int64_t other = 0; other < C; ++other) sorted.push_back(saliency(n, h * C + other));
+      // A NaN is larger than all numbers.
+      std::sort(sorted.begin(), sorted.end(), [](double s, double t) { return s < t || (std::isnan(t) && !std::isnan(s)); });
+      limit = sorted[static_cast<size_t>(a.inactive - 1)];
+    }
+    return !(saliency(n, h * C + c) <= limit);
+  }
+
+  Reals forward() const {
+    Reals Y(extents());
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t h = 0; h < a.heads; ++h) {
+        std::vector<int64_t> channels;
+        for (int64_t c = 0; c < C; ++c)
+          if (kept(n, h, c)) channels.push_back(c);
+        for (int64_t r = 0; r < rows; ++r)
+          for (int64_t i = 0; i < Ho; ++i)
+            for (int64_t j = 0; j < Wo; ++j) {
+              Real& y = Y(n, a.shuffle ? r * a.heads + h : h * rows + r, i, j);
+              y = output(n, h, h * rows + r, i, j, channels);
+              if (a.relu) y = relu(y);
+            }
+      }
+    return Y;
+  }
+
+ private:
+  Real output(int64_t n, int64_t h, int64_t row, int64_t i, int64_t j, const std::vector<int64_t>& channels) const {
+    Sum sum;
+    sum.add({B(row)});
+    for (const int64_t c : channels)
+      for (int64_t t = 0; t < kh * kw; ++t) {
+        const int64_t y = i * a.strides[0] - a.pads[0] + t / kw * a.dilations[0];
+        const int64_t x = j * a.strides[1] - a.pads[1] + t % kw * a.dilations[1];
+        if (y >= 0 && y < H && x >= 0 && x < Wd)
+          sum.add(Real{W(row, c, t / kw, t % kw)} * (Real{saliency(n, h * C + c)} * Real{X(n, c, y, x)}));
+      }
+    return sum;
+  }
+
+  dyndeploy_dgc a;
+  const Doubles &X, &saliency, &W, &B;
+  const int64_t N = X.extents()[0], C = X.extents()[1], H = X.extents()[2], Wd = X.extents()[3];
+  const int64_t O = W.extents()[0], kh = W.extents()[2], kw = W.extents()[3], rows = O / a.heads;
+  const int64_t Ho = output_size(H, a.pads[0], a.pads[2], kh, a.dilations[0], a.strides[0]);
+  const int64_t Wo = output_size(Wd, a.pads[1], a.pads[3], kw, a.dilations[1], a.strides[1]);
+};
+
+}  // namespace dyndeploy::test
