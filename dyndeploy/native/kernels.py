@@ -31,14 +31,9 @@ _WANTED = 64
 _Signature = tuple[tuple[int, ...], tuple[int, ...], torch.dtype] | None
 
 
-def available(tensor: Tensor) -> bool:
-    """Whether the library computes with tensors of this device and dtype; float16 is widened by who calls."""
-    return (
-        (tensor.dtype in _DTYPES or tensor.dtype is torch.float16)
-        and tensor.device.type == "cpu"
-        and library.enabled()
-        and _loads()
-    )
+def available(spec: OpSpec, kind: str, tensor: Tensor) -> bool:
+    """Whether the library has the "forward" or the "backward" of an operator, for tensors of this device and dtype."""
+    return tensor.dtype in _DTYPES and tensor.device.type == "cpu" and library.enabled() and _has(spec, kind)
 
 
 def forward(spec: OpSpec, inputs: Sequence[Tensor], values: tuple[Any, ...], output: Tensor) -> None:
@@ -68,7 +63,7 @@ def backward(
     """Compute the gradients of an operator's inputs; the ones that are None are not.
 
     Args:
-        spec: the operator; `has_backward` says whether the library can.
+        spec: the operator; `available` says whether the library can.
         gradient: of the output, before the ReLU.
         inputs, values: as for `forward`.
         gradients: what to write, shaped as the inputs.
@@ -82,9 +77,8 @@ def backward(
 
 
 @functools.cache
-def has_backward(spec: OpSpec) -> bool:
-    """Whether the library has gradients of this operator."""
-    return hasattr(library.load(), f"dyndeploy_{spec.folder}_cpu_backward")
+def _has(spec: OpSpec, kind: str) -> bool:
+    return _loads() and hasattr(library.load(), f"dyndeploy_{spec.folder}_cpu_{kind}")
 
 
 @functools.cache

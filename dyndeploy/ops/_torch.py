@@ -73,9 +73,6 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
     def named(values: Sequence[Any]) -> dict[str, Any]:
         return {a.torch_name: value for a, value in zip(spec.attributes, values)}
 
-    def shape(inputs: Sequence[Tensor], values: Sequence[Any]) -> tuple[Any, ...]:
-        return spec.output_shape([t.shape for t in inputs], _onnx_attributes(spec, values))
-
     @functools.lru_cache(maxsize=_MOST_SHAPES)
     def known_shape(shapes: tuple[torch.Size, ...], values: tuple[Any, ...]) -> tuple[int, ...]:
         return spec.output_shape(shapes, _onnx_attributes(spec, values))
@@ -84,15 +81,15 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
         inputs, values = arguments[:count], _hashable(arguments[count:])
         _check_tensors(spec, tensors, inputs)
         y = _empty(inputs[0], known_shape(tuple(t.shape for t in inputs), values))
-        if kernels.available(inputs[0]):
+        if kernels.available(spec, "forward", inputs[0]):
             kernels.forward(spec, inputs, values, y)
             return y
         return y.copy_(forward(*map(_widen, inputs), **named(values)))
 
     def fake(*arguments: Any) -> Tensor:
-        inputs, values = arguments[:count], arguments[count:]
+        inputs, values = arguments[:count], _hashable(arguments[count:])
         _check_tensors(spec, tensors, inputs)
-        return _empty(inputs[0], shape(inputs, values))
+        return _empty(inputs[0], spec.output_shape([t.shape for t in inputs], _onnx_attributes(spec, values)))
 
     op = torch.library.custom_op(
         qualified, run, mutates_args=(), schema=f"({tensor_schema}, {attribute_schema}) -> Tensor"
@@ -102,7 +99,7 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
     def run_backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
         inputs, needs, values = arguments[:count], arguments[count], _hashable(arguments[count + 1 :])
         gradients = like(inputs, needs)
-        if kernels.available(inputs[0]) and kernels.has_backward(spec):
+        if kernels.available(spec, "backward", inputs[0]):
             targets = [g if need else None for g, need in zip(gradients, needs)]
             kernels.backward(spec, grad, inputs, values, targets)
             return gradients
@@ -165,7 +162,11 @@ def _schema_type(attribute: Attribute) -> str:
 
 
 def _onnx_attributes(spec: OpSpec, values: Sequence[Any]) -> dict[str, Any]:
-    return {a.name: int(value) if a.is_switch else value for a, value in zip(spec.attributes, values)}
+    def written(attribute: Attribute, value: Any) -> Any:
+        # A list, as torch hands it over: it stands in errors.
+        return int(value) if attribute.is_switch else list(value) if attribute.type == "ints" else value
+
+    return {a.name: written(a, value) for a, value in zip(spec.attributes, values)}
 
 
 def _widen(tensor: Tensor) -> Tensor:

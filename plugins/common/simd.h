@@ -137,4 +137,65 @@ DYNDEPLOY_INLINE bfloat16 from_float<bfloat16>(float v) {
   return {static_cast<uint16_t>(v != v ? (bits >> 16) | 0x40u : rounded)};
 }
 
+// The same for `Lanes` numbers at once. In integers: not every compiler has the conversions of a vector.
+namespace detail {
+template <int Lanes>
+struct BitsOf {
+  typedef uint32_t Type __attribute__((vector_size(Lanes * 4)));
+  typedef uint16_t Half __attribute__((vector_size(Lanes * 2)));
+};
+template <int Lanes>
+DYNDEPLOY_INLINE typename BitsOf<Lanes>::Type load_bits(const void* p) {
+  typename BitsOf<Lanes>::Half half;
+  std::memcpy(&half, p, sizeof half);
+  return __builtin_convertvector(half, typename BitsOf<Lanes>::Type);
+}
+template <int Lanes>
+DYNDEPLOY_INLINE void store_bits(void* p, typename BitsOf<Lanes>::Type bits) {
+  const auto half = __builtin_convertvector(bits, typename BitsOf<Lanes>::Half);
+  std::memcpy(p, &half, sizeof half);
+}
+}  // namespace detail
+
+template <int Lanes>
+DYNDEPLOY_INLINE Floats<Lanes> load_as_float(const float* p) {
+  return load<Lanes>(p);
+}
+template <int Lanes>
+DYNDEPLOY_INLINE Floats<Lanes> load_as_float(const bfloat16* p) {
+  return reinterpret_cast<Floats<Lanes>>(detail::load_bits<Lanes>(p) << 16);
+}
+template <int Lanes>
+DYNDEPLOY_INLINE Floats<Lanes> load_as_float(const float16* p) {
+  using Bits = typename detail::BitsOf<Lanes>::Type;
+  const Bits bits = detail::load_bits<Lanes>(p), magnitude = bits & 0x7fff;
+  // The exponent's bias is corrected by a product, which is exact for the smallest numbers too.
+  const Bits finite = reinterpret_cast<Bits>(reinterpret_cast<Floats<Lanes>>(magnitude << 13) * 0x1p112f);
+  const Bits number = magnitude >= 0x7c00 ? (magnitude << 13) | 0x7f800000 : finite;
+  return reinterpret_cast<Floats<Lanes>>(number | (bits & 0x8000) << 16);
+}
+
+template <int Lanes>
+DYNDEPLOY_INLINE void store_from_float(float* p, Floats<Lanes> v) {
+  store<Lanes>(p, v);
+}
+template <int Lanes>
+DYNDEPLOY_INLINE void store_from_float(bfloat16* p, Floats<Lanes> v) {
+  using Bits = typename detail::BitsOf<Lanes>::Type;
+  const Bits bits = reinterpret_cast<Bits>(v), nan = (bits >> 16) | 0x40;
+  detail::store_bits<Lanes>(p, v != v ? nan : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+template <int Lanes>
+DYNDEPLOY_INLINE void store_from_float(float16* p, Floats<Lanes> v) {
+  using Bits = typename detail::BitsOf<Lanes>::Type;
+  const Bits bits = reinterpret_cast<Bits>(v), magnitude = bits & 0x7fffffff;
+  // From 2^-14 on: the new bias, and half of the last bit. Below, a sum with 0.5 puts the last bit where the sum rounds.
+  const Bits normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  const Bits tiny = reinterpret_cast<Bits>(reinterpret_cast<Floats<Lanes>>(magnitude) + 0.5f) - 0x3f000000;
+  Bits number = magnitude < 0x38800000 ? tiny : normal;
+  number = magnitude >= 0x47800000 ? Bits{} + 0x7c00 : number;
+  number = magnitude > 0x7f800000 ? Bits{} + 0x7e00 : number;
+  detail::store_bits<Lanes>(p, number | bits >> 31 << 15);
+}
+
 }  // namespace dyndeploy::DYNDEPLOY_ISA

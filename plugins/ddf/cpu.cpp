@@ -221,7 +221,7 @@ void filter_strip(const Strip& strip, int64_t c, const float* channel, const flo
     }
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v)
-      store_as<Lanes>(y + p * strip.y_step + v * Lanes, strip.relu ? relu<Lanes>(sum[v]) : sum[v]);
+      store_from_float<Lanes>(y + p * strip.y_step + v * Lanes, strip.relu ? relu<Lanes>(sum[v]) : sum[v]);
   };
   const auto outer = [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
     for (int64_t p = begin; p < end; ++p) {
@@ -280,11 +280,11 @@ void run_channels_last(const Problem& problem, const Plan& plan, const dyndeploy
   Rows x{nullptr, X.h, X.w};
   if (plan.widened) {
     const int64_t last = (task.area.row + task.area.rows - 1) * window.stride_h - window.top + (window.kh - 1) * window.dilation_h;
-    Map<const T> chunk = X;
-    chunk.data = X.at(task.n, task.begin, 0, 0);
     x = {scratch.widened, window.W * plan.channels, plan.channels};
     for (int64_t h = top; h <= std::min(last, window.H - 1); ++h)
-      read_row(chunk, 0, h, window.W, task.end - task.begin, scratch.widened + (h - top) * x.row_h, plan.channels);
+      for (int64_t w = 0; w < window.W; ++w)
+        read_floats(X.at(task.n, task.begin, h, w), task.end - task.begin,
+                    scratch.widened + (h - top) * x.row_h + w * x.row_w);
   } else if constexpr (sizeof(T) == sizeof(float)) {
     if (X.data) x.data = X.at(task.n, task.begin, top, 0);
   }
@@ -393,7 +393,7 @@ void run_group(const Problem& problem, const Plan& plan, const Map<const T>& X, 
       const int64_t begin = row * planes.pitch;
       T* to = y.at(task.n, first, area.row + row, area.column);
       filter_run<Group, Add>(planes, operands, begin, begin + area.columns, false,
-                             [&](int g, int64_t i, Vector sum) { store_as<kWidth>(to + g * y.c + i - begin, sum); });
+                             [&](int g, int64_t i, Vector sum) { store_from_float<kWidth>(to + g * y.c + i - begin, sum); });
     }
     return;
   }

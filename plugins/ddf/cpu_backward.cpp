@@ -373,7 +373,7 @@ void run_x_group(const Problem& problem, const Plan& plan, const Map<T>& of_x, i
     const int64_t begin = row * planes.pitch;
     T* to = of_x.at(n, first, area.row + row, area.column);
     filter_run<Group, Add>(planes, operands, begin, begin + area.columns, false,
-                           [&](int k, int64_t i, Vector sum) { store_as<kWidth>(to + k * of_x.c + i - begin, sum); });
+                           [&](int k, int64_t i, Vector sum) { store_from_float<kWidth>(to + k * of_x.c + i - begin, sum); });
   }
 }
 

@@ -21,10 +21,7 @@ DYNDEPLOY_INLINE Vector square_root(Vector v) {
 
 template <class T>
 DYNDEPLOY_INLINE void read_floats(const T* from, int64_t count, float* to) {
-  if constexpr (sizeof(T) == sizeof(float))
-    cover<kWidth>(0, count, [=](auto lanes, int64_t i) { store<lanes>(to + i, load<lanes>(from + i)); });
-  else
-    for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
+  cover<kWidth>(0, count, [=](auto lanes, int64_t i) { store<lanes>(to + i, load_as_float<lanes>(from + i)); });
 }
 
 // D -> FN(D) * gain, in place, of `count` filters, a multiple of kWidth. With `std`, their standard deviations.

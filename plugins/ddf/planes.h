@@ -123,14 +123,14 @@ void read_pixels(const T* from, int64_t map_c, int64_t step, int64_t group, int6
 // The inverse.
 template <class T>
 void write_pixels(const float* from, int64_t ld, int64_t group, int64_t count, T* to, int64_t map_c, int64_t step) {
+  if (step == 1) {
+    for (int64_t g = 0; g < group; ++g)
+      cover<kWidth>(0, count, [&](auto lanes, int64_t i) {
+        store_from_float<lanes>(to + g * map_c + i, load<lanes>(from + g * ld + i));
+      });
+    return;
+  }
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (step == 1) {
-      for (int64_t g = 0; g < group; ++g)
-        cover<kWidth>(0, count, [&](auto lanes, int64_t i) {
-          store<lanes>(to + g * map_c + i, load<lanes>(from + g * ld + i));
-        });
-      return;
-    }
     if (map_c == 1) return transpose(group, count, from, ld, to, step);
   }
   for (int64_t g = 0; g < group; ++g)
@@ -165,17 +165,6 @@ void read_planes(const Map<const T>& map, int64_t n, int64_t first, int64_t grou
               in_row[g * planes.size + o] = to_float(*map.at(n, first + g, h / spread_h, w / spread_w));
       }
     }
-}
-
-template <int Lanes, class T>
-DYNDEPLOY_INLINE void store_as(T* to, Floats<Lanes> v) {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    store<Lanes>(to, v);
-  } else {
-    float numbers[Lanes];
-    store<Lanes>(numbers, v);
-    for (int i = 0; i < Lanes; ++i) to[i] = from_float<T>(numbers[i]);
-  }
 }
 
 // One tap of the filter: the product or the sum of the two.

@@ -18,7 +18,15 @@ from dyndeploy.testing.cases import cases
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EVERY = [case for spec in custom_ops() for case in cases(spec)]
 INSTRUCTIONS = ["portable", "avx2", "avx512"]
-each_case = pytest.mark.parametrize("case", EVERY, ids=lambda c: f"{c.spec.folder}-{c}")
+#: Of the operators whose gradients are compiled; the others learn by their references.
+LEARNING = [case for case in EVERY if case.spec.folder in ("dcnv2", "ddf")]
+
+
+def identify(case):
+    return f"{case.spec.folder}-{case}"
+
+
+each_case = pytest.mark.parametrize("case", EVERY, ids=identify)
 each_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
@@ -70,10 +78,8 @@ def test_forward(case, dtype, instructions, counted):
 
 
 @each_dtype
-@each_case
+@pytest.mark.parametrize("case", LEARNING, ids=identify)
 def test_gradients(case, dtype, counted):
-    if not kernels.has_backward(case.spec):
-        pytest.skip(f"{case.spec.folder} learns by its reference")
     tensors, exact = drawn(case, dtype, H=9, W=11)
     direction = torch.randn(case.run(*exact).shape, generator=torch.Generator().manual_seed(1))
 
@@ -83,11 +89,14 @@ def test_gradients(case, dtype, counted):
         return torch.autograd.grad(y, leaves, direction.to(y.dtype))
 
     truth = gradients(exact)
+    # FilterNorm of two taps has no slope: what is left of its gradient is rounding, to be compared with the others.
+    least = 0.1 * max(t.norm() for t in truth)
     for layout in (torch.Tensor.contiguous, last):
         for got, expected in zip(gradients(map(layout, tensors)), truth):
             assert got.dtype is DTYPES[dtype]
             # A gradient of a half type passes through the rounded output of a ReLU, which may flip a sign of nothing.
-            assert relative_error(got, expected) < 4 * case.spec.tolerance[dtype]
+            error = (got.double() - expected).norm() / expected.norm().clamp_min(least)
+            assert error < 4 * case.spec.tolerance[dtype]
     assert len(counted) == 4
 
 
@@ -160,6 +169,7 @@ def test_without_the_library_it_says_so_and_runs_on_references(spec, monkeypatch
     tensors, exact = drawn(case)
     monkeypatch.setattr(library, "load", missing)
     kernels._loads.cache_clear()
+    kernels._has.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="slow references"):
             y = case.run(*tensors)
@@ -168,6 +178,7 @@ def test_without_the_library_it_says_so_and_runs_on_references(spec, monkeypatch
             case.run(*tensors)  # it says so once
     finally:
         kernels._loads.cache_clear()
+        kernels._has.cache_clear()
     assert relative_error(y, case.run(*exact)) < spec.tolerance["float32"]
 
 

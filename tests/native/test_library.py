@@ -10,7 +10,7 @@ import torch
 import dyndeploy
 from dyndeploy import native
 from dyndeploy.errors import DynError
-from dyndeploy.native import abi, library
+from dyndeploy.native import abi, kernels, library
 from dyndeploy.ops._spec import custom_ops
 from dyndeploy.testing.cases import cases, grid
 
@@ -53,15 +53,14 @@ def test_using_another_one():
 
 
 def test_disabled_is_for_its_block_only():
-    x = torch.zeros(1)
-    from dyndeploy.native import kernels
-
-    assert kernels.available(x)
+    x, spec = torch.zeros(1), custom_ops()[0]
+    assert kernels.available(spec, "forward", x)
     with native.disabled():
-        assert not kernels.available(x)
-    assert kernels.available(x)
-    assert not kernels.available(x.double())
-    assert not kernels.available(x.to("meta"))
+        assert not kernels.available(spec, "forward", x)
+    assert kernels.available(spec, "forward", x)
+    assert not kernels.available(spec, "forward", x.double())
+    assert not kernels.available(spec, "forward", x.to("meta"))
+    assert not kernels.available(spec, "sideways", x)
 
 
 def test_exports_nothing_but_the_abi():
