@@ -35,7 +35,7 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/mypy
 
 test-native:  ## the kernels under sanitizers, by CTest
-	sh plugins/tests/run.sh
+	plugins/tests/run.sh asan tsan
 
 bench: $(READY)  ## latency per runtime of the recipes in export/
 	$(BIN)/python benchmarks/cpu.py

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
@@ -22,10 +22,12 @@ class Reading:
     Attributes:
         values: value of model.onnx -> array.
         decisions: op node of model.pt2 -> regions or kept channels.
+        outputs: the model's outputs in the same run; empty where they are those of every run.
     """
 
     values: Arrays
     decisions: Arrays
+    outputs: Arrays = field(default_factory=dict)
 
 
 #: The runtime with compiled kernels of ours, and the one that runs the bodies instead.
@@ -59,30 +61,24 @@ def onnx_reader(anatomy: Anatomy, runtime: str) -> Reader:
     given out.
     """
     names = {choice.node: f"{choice.node}/choice" for choice in anatomy.choices}
-    rounded: dict[str, bool] = {}
+    results = [output.name for output in anatomy.model.graph.output]
+    half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in anatomy.model.graph.initializer)
+    by_kernel = anatomy.choices if runtime == KERNELS and half else []
 
     def read(inputs: Arrays, values: Sequence[str]) -> Reading:
-        if not rounded:
-            rounded.update(_rounded(anatomy, runtime, inputs))
-        apart = [choice for choice in anatomy.choices if rounded[choice.node]]
-        shown = [*values, *(choice.value for choice in apart)]
-        probe = with_outputs(with_choices(anatomy.model, names), [*shown, *names.values()])
+        shown = [*values, *(choice.value for choice in by_kernel), *names.values()]
+        probe = with_outputs(with_choices(anatomy.model, names), shown)
         with open_session(probe, runtime) as session:
             seen = inputs | session.run(inputs)
         decisions = {choice.source: seen[names[choice.node]] for choice in anatomy.choices}
-        decisions |= {choice.source: decide(choice, seen[choice.value]) for choice in apart}
-        return Reading({value: seen[value] for value in values}, decisions)
+        widened = _widened(probe, inputs) if by_kernel else set()
+        decisions |= {c.source: decide(c, seen[c.value]) for c in by_kernel if c.node not in widened}
+        return Reading({v: seen[v] for v in values}, decisions, {name: seen[name] for name in results})
 
     return read
 
 
-def _rounded(anatomy: Anatomy, runtime: str, inputs: Arrays) -> dict[str, bool]:
-    """For every node that decides: whether a compiled kernel of ours decides by a value in half."""
-    nodes = [choice.node for choice in anatomy.choices]
-    half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in anatomy.model.graph.initializer)
-    if runtime != KERNELS or not half or not nodes:
-        return dict.fromkeys(nodes, False)
+def _widened(model: bytes, inputs: Arrays) -> set[str]:
     from dyndeploy.runtimes.onnxruntime import widened_nodes
 
-    widened = widened_nodes(anatomy.model.SerializeToString(), inputs)
-    return {node: node not in widened for node in nodes}
+    return widened_nodes(model, inputs)

@@ -189,7 +189,7 @@ template <int Lanes>
 DYNDEPLOY_INLINE void store_from_float(float16* p, Floats<Lanes> v) {
   using Bits = typename detail::BitsOf<Lanes>::Type;
   const Bits bits = reinterpret_cast<Bits>(v), magnitude = bits & 0x7fffffff;
-  // From 2^-14 on: the new bias, and half of the last bit. Below, a sum with 0.5 puts the last bit where the sum rounds.
+  // From 2^-14 on: the new bias, and half of the last bit. Below, a sum with 0.5 rounds at the last bit by itself.
   const Bits normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
   const Bits tiny = reinterpret_cast<Bits>(reinterpret_cast<Floats<Lanes>>(magnitude) + 0.5f) - 0x3f000000;
   Bits number = magnitude < 0x38800000 ? tiny : normal;

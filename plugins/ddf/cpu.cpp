@@ -1,17 +1,17 @@
 // Decoupled dynamic filter, forward: one pass over X and Y. A task is some rows of Y of some channels of one sample.
 //
-//   filters  A task's channel filters are normalised into the scratch memory of its lane, [branch][tap][channel], and
-//            kept for the next task if that has the same channels. Spatial filters are normalised for a strip of pixels
-//            of one head, [branch][tap][pixel], and serve all channels of the head. Branches are the sub-pixels of DDF-Up.
-//   channels last (X and Y)  A vector is some channels of a pixel. A block of channels keeps its taps in registers along
-//            the strip; per tap and pixel one number of the spatial filter is broadcast. X is read in place: where a tap
-//            lies outside of the map it points to a row of zeros. 16-bit rows are widened into the scratch memory first.
+//   filters  A task's channel filters are normalised into the scratch memory of its lane, [branch][tap][channel], its
+//            spatial filters for some pixels of one head, [branch][tap][pixel]; those serve all channels of the head.
+//            Branches are the sub-pixels of DDF-Up. What the next task needs as well stays there.
+//   channels last (X and Y)  A vector is some channels of a pixel. A block of channels keeps its taps in registers
+//            along a strip of a row; per tap and pixel one number of the spatial filter is broadcast. X is read in
+//            place: where a tap lies outside of the map it points to zeros. 16-bit rows are widened to scratch first.
 //   planar (all else)  A vector is some pixels of a channel. A few channels at a time are copied to zero-padded planes
-//            in the first cache, in which every tap is one distance for all pixels, borders and row ends included; sums
-//            stand in planes too and leave through a copy. These copies are where layouts, types and strides differ.
+//            (planes.h) in the first cache. Sums go straight to Y, or through a copy where it has another order.
 //
 // Every element of Y is summed up in the order of the taps by the same operations, however the work is divided.
-// Cost: 2 operations per tap, besides the K numbers of a normalised filter per pixel and head; X is read and Y written once.
+// Cost: 2 operations per tap, half of them a convolution's; X is read once, Y written once. A 3x3 filter on channels
+// last runs at 90% of what two operations per tap can reach, planar at half of it.
 #include <algorithm>
 
 #include "ddf/planes.h"
@@ -90,15 +90,15 @@ Plan plan_of(const Problem& problem, const dyndeploy_tensor* inputs, const dynde
 struct Scratch {
   int64_t* channel_key;  // which channel filters are there: n * chunks + chunk, or -1
   int64_t* spatial_key;  // which spatial filters are there, of a planar task: (n * tiles + tile) * heads + head, or -1
-  float* channel;      // [branches][taps][channels], padded to kWidth
-  float* gain;         // [taps][channels] of one branch
-  float* spatial;      // [branches][taps][kStrip or flat]
-  const float** taps;  // [kStrip][taps] where the taps of a pixel lie
-  float* zeros;        // [channels]
-  float* widened;      // [rows][W][channels]
-  float* planes;       // [kGroup][size]
-  float* sums;         // [branches][kGroup][flat]
-  int64_t* offsets;    // [taps] distances in a plane
+  float* channel;        // [branches][taps][channels], padded to kWidth
+  float* gain;           // [taps][channels] of one branch
+  float* spatial;        // [branches][taps][kStrip or flat]
+  const float** taps;    // [kStrip][taps] where the taps of a pixel lie
+  float* zeros;          // [channels]
+  float* widened;        // [rows][W][channels]
+  float* planes;         // [kGroup][size]
+  float* sums;           // [branches][kGroup][flat]
+  int64_t* offsets;      // [taps] distances in a plane
 };
 
 int64_t channel_ld(const Plan& plan) { return round_up(plan.channels, kWidth); }
@@ -279,7 +279,8 @@ void run_channels_last(const Problem& problem, const Plan& plan, const dyndeploy
   const int64_t top = std::max<int64_t>(0, task.area.row * window.stride_h - window.top);
   Rows x{nullptr, X.h, X.w};
   if (plan.widened) {
-    const int64_t last = (task.area.row + task.area.rows - 1) * window.stride_h - window.top + (window.kh - 1) * window.dilation_h;
+    const int64_t last_row = task.area.row + task.area.rows - 1;
+    const int64_t last = last_row * window.stride_h - window.top + (window.kh - 1) * window.dilation_h;
     x = {scratch.widened, window.W * plan.channels, plan.channels};
     for (int64_t h = top; h <= std::min(last, window.H - 1); ++h)
       for (int64_t w = 0; w < window.W; ++w)
@@ -392,8 +393,9 @@ void run_group(const Problem& problem, const Plan& plan, const Map<const T>& X, 
     for (int64_t row = 0; row < area.rows; ++row) {
       const int64_t begin = row * planes.pitch;
       T* to = y.at(task.n, first, area.row + row, area.column);
-      filter_run<Group, Add>(planes, operands, begin, begin + area.columns, false,
-                             [&](int g, int64_t i, Vector sum) { store_from_float<kWidth>(to + g * y.c + i - begin, sum); });
+      filter_run<Group, Add>(planes, operands, begin, begin + area.columns, false, [&](int g, int64_t i, Vector sum) {
+        store_from_float<kWidth>(to + g * y.c + i - begin, sum);
+      });
     }
     return;
   }
@@ -420,7 +422,7 @@ void run_group(const Problem& problem, const Plan& plan, const Map<const T>& X, 
     }
 }
 
-// The spatial filters of a head, unless they are there already. What lies between their rows meets no pixel that is stored.
+// The spatial filters of a head, unless they are there already.
 template <class T>
 void prepare_spatial_filters(const Problem& problem, const Plan& plan, const Map<const T>& filters, const Task& task,
                              int64_t head, const Scratch& scratch) {
@@ -432,8 +434,8 @@ void prepare_spatial_filters(const Problem& problem, const Plan& plan, const Map
   for (int64_t r = 0; r < problem.branches(); ++r) {
     float* spatial = scratch.spatial + r * taps * plan.planes.flat;
     for (int64_t row = 0; row < task.area.rows; ++row)
-      read_spatial(filters, task.n, (r * problem.heads + head) * taps, taps, task.area.row + row, task.area.column, task.area.columns,
-                   spatial + row * plan.planes.pitch, plan.planes.flat);
+      read_spatial(filters, task.n, (r * problem.heads + head) * taps, taps, task.area.row + row, task.area.column,
+                   task.area.columns, spatial + row * plan.planes.pitch, plan.planes.flat);
     normalise(problem, problem.spatial_gain, plan.planes.flat, spatial, plan.planes.flat);
   }
 }

@@ -6,8 +6,8 @@
 //
 // Four steps, each over all lanes:
 //   filters   a, b as they are after FilterNorm, with standard deviations, into the workspace
-//   da, db    task: a tile of pixels of one head. All channels of the head pass by, in groups of planes (planes.h); db is
-//             complete at the end of the task, da is a sum over this tile that waits in the workspace.
+//   da, db    task: a tile of pixels of one head. All channels of the head pass by, in groups of planes (planes.h);
+//             db is complete at the end of the task, da is a sum over this tile that waits in the workspace.
 //   dX        task: a tile of X of some channels. The same loop as forward, with g in the place of X, the window turned
 //             round, and b moved to where X is: a gather, so that no two tasks add to the same number.
 //   channels  da over all tiles, and what follows from it
@@ -87,7 +87,7 @@ Plan plan_of(const Problem& problem, const dyndeploy_tensor* gradients, const dy
   return plan;
 }
 
-// Memory of a call. Channels are [N][branches][taps][ld], pixels [N][branches * heads][taps][pixel_ld], before the gains.
+// Memory of a call: filters without their gains, [N][branches][taps][ld] and [N][branches * heads][taps][pixel_ld].
 struct Filters {
   float *channel, *channel_std;  // std: without [taps]
   float* gained;                 // channel * gain
@@ -185,7 +185,7 @@ void normalise_channels(const Problem& problem, const Plan& plan, const dyndeplo
   for (int64_t i = 0; i < taps * plan.ld; ++i) gained[i] *= z[i];
 }
 
-// Pixels [begin, end) of one branch and head, `index` = (n * branches + r) * heads + head; begin is a multiple of kWidth.
+// Pixels [begin, end) of one branch and head, `index` = (n * branches + r) * heads + head; kWidth divides begin.
 template <class T>
 void normalise_pixels(const Problem& problem, const Plan& plan, const dyndeploy_tensor* inputs, int64_t index,
                       int64_t begin, int64_t end, const Filters& filters) {
@@ -265,8 +265,8 @@ void add_group(const Problem& problem, const Plan& plan, int64_t first, int64_t 
 
 template <class T>
 void run_filters(const Problem& problem, const Plan& plan, const dyndeploy_tensor& gradient,
-                 const dyndeploy_tensor* inputs, const dyndeploy_tensor& of_spatial, int64_t index, const Filters& filters,
-                 const FilterScratch& scratch) {
+                 const dyndeploy_tensor* inputs, const dyndeploy_tensor& of_spatial, int64_t index,
+                 const Filters& filters, const FilterScratch& scratch) {
   const Planes& planes = plan.planes;
   const int64_t tile = index % plan.tiles.count(), branches = problem.branches(), taps = problem.window.taps();
   const int64_t head = index / plan.tiles.count() % problem.heads, n = index / plan.tiles.count() / problem.heads;
@@ -372,8 +372,9 @@ void run_x_group(const Problem& problem, const Plan& plan, const Map<T>& of_x, i
   for (int64_t row = 0; row < area.rows; ++row) {
     const int64_t begin = row * planes.pitch;
     T* to = of_x.at(n, first, area.row + row, area.column);
-    filter_run<Group, Add>(planes, operands, begin, begin + area.columns, false,
-                           [&](int k, int64_t i, Vector sum) { store_from_float<kWidth>(to + k * of_x.c + i - begin, sum); });
+    filter_run<Group, Add>(planes, operands, begin, begin + area.columns, false, [&](int k, int64_t i, Vector sum) {
+      store_from_float<kWidth>(to + k * of_x.c + i - begin, sum);
+    });
   }
 }
 
@@ -495,8 +496,8 @@ void ddf_backward(const Problem& problem, const dyndeploy_tensor& gradient, cons
       if (index < of_channels)
         return normalise_channels<T>(problem, plan, inputs, index / branches, index % branches, filters);
       const int64_t begin = (index - of_channels) % pieces * kPixels;
-      normalise_pixels<T>(problem, plan, inputs, (index - of_channels) / pieces, begin, std::min(begin + kPixels, pixels),
-                          filters);
+      normalise_pixels<T>(problem, plan, inputs, (index - of_channels) / pieces, begin,
+                          std::min(begin + kPixels, pixels), filters);
     };
     for_each_task(resources, of_channels * (1 + problem.heads * pieces), normalise_some);
 

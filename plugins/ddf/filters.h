@@ -26,8 +26,8 @@ DYNDEPLOY_INLINE void read_floats(const T* from, int64_t count, float* to) {
 
 // D -> FN(D) * gain, in place, of `count` filters, a multiple of kWidth. With `std`, their standard deviations.
 //
-// FN starts from the first tap: the mean of equal numbers is not always that number, and the rounding error that is left
-// of a constant filter would be blown up to size 1.
+// FN starts from the first tap: the mean of equal numbers is not always that number, and the rounding error that is
+// left of a constant filter would be blown up to size 1.
 inline void normalise(const ddf::Problem& problem, float gain, int64_t count, float* filters, int64_t ld,
                       float* std = nullptr) {
   const int64_t taps = problem.window.taps();
@@ -56,7 +56,7 @@ inline void normalise(const ddf::Problem& problem, float gain, int64_t count, fl
   }
 }
 
-// The gradient of D from that of FN(D) * gain, in place, and z = FN(D) with the standard deviations; as for `normalise`.
+// The gradient of D from that of FN(D) * gain, in place, with z = FN(D) and its standard deviations.
 //
 // With e = kEpsilon: dD = (g - mean(g) - z * (1 + e/std) * sum(g*z)/(K-1)) / (std + e). A constant filter gets
 // g - mean(g), as if its std were 1: its slope is 1e10 in theory, and would throw a training off its course.
@@ -79,7 +79,8 @@ inline void normalise_gradient(const ddf::Problem& problem, float gain, int64_t 
       store(gradient + t * ld + i, g);
     }
     const Vector deviation = load(std + i), spread = deviation > Vector{} ? deviation : one;
-    const Vector mean = sum * share, slope = along * degrees * (1 + kEpsilon / spread), factor = 1 / (spread + kEpsilon);
+    const Vector mean = sum * share, slope = along * degrees * (1 + kEpsilon / spread);
+    const Vector factor = 1 / (spread + kEpsilon);
     for (int64_t t = 0; t < taps; ++t) {
       const Vector g = load(gradient + t * ld + i);
       store(gradient + t * ld + i, (g - mean - load(z + t * z_ld + i) * slope) * factor);
@@ -105,8 +106,8 @@ void read_spatial(const Map<const T>& map, int64_t n, int64_t first, int64_t tap
 
 // The inverse.
 template <class T>
-void write_spatial(const float* from, int64_t ld, int64_t taps, int64_t count, const Map<T>& map, int64_t n, int64_t first,
-                   int64_t h, int64_t w) {
+void write_spatial(const float* from, int64_t ld, int64_t taps, int64_t count, const Map<T>& map, int64_t n,
+                   int64_t first, int64_t h, int64_t w) {
   T* to = map.at(n, first, h, w);
   if constexpr (sizeof(T) == sizeof(float)) {
     if (map.c == 1 && map.w != 1) return transpose(taps, count, from, ld, to, map.w);

@@ -1,9 +1,9 @@
 // Zero-padded planes: a tile of a few channels, copied so that every tap is one distance for all of its pixels.
 //
-//   plane  [planes_h][planes_w][plane_rows][pitch] of one channel of a map, as a window meets it from a tile of outputs.
-//          Rows and columns of taps share one plane where the stride is 1, and have one each otherwise.
-//   flat   [rows][pitch]: filters, sums, or whatever else there is per output. Vectors run over the ends of the rows, so
-//          that small maps fill them as well; what they find there meets nothing that is stored.
+//   plane  [planes_h][planes_w][plane_rows][pitch] of one channel of a map, as a window meets it from a tile of
+//          outputs. Rows and columns of taps share one plane where the stride is 1, and have one each otherwise.
+//   flat   [rows][pitch]: filters, sums, or whatever else there is per output. Vectors run on over the ends of rows,
+//          so that small maps fill them as well; what they find there meets nothing that is stored.
 //
 // The copies are where layouts, storage types, strides and borders end: behind them is one loop over vectors.
 #pragma once
@@ -24,7 +24,7 @@ constexpr int64_t kMostFilters = 8192;
 
 constexpr int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
-// Outputs [begin, end) of `count` along an axis that meet the map with a tap at `shift`: 0 <= o * stride + shift < size.
+// Outputs o in 0..count-1 along an axis that meet the map with a tap at `shift`: 0 <= o * stride + shift < size.
 struct Range {
   int64_t begin, end;
 };
@@ -152,8 +152,7 @@ void read_planes(const Map<const T>& map, int64_t n, int64_t first, int64_t grou
       for (int64_t row = 0; row < planes.plane_rows - planes.rows + area.rows; ++row) {
         const int64_t h = (area.row + row) * window.stride_h + i * window.dilation_h - window.top;
         if (h < 0 || h >= window.H || h % spread_h) continue;
-        float* in_row =
-            to + planes.lead + ((i * planes.planes_w + j) * planes.plane_rows + row) * planes.pitch;
+        float* in_row = to + planes.lead + ((i * planes.planes_w + j) * planes.plane_rows + row) * planes.pitch;
         if (spread_w == 1) {
           read_pixels(map.at(n, first, h / spread_h, inside.begin * window.stride_w + shift), map.c,
                       map.w * window.stride_w, group, inside.end - inside.begin, in_row + inside.begin, planes.size);
@@ -213,7 +212,7 @@ DYNDEPLOY_INLINE void filter_pixels(const Planes& planes, const Operands& operan
     for (int v = 0; v < Vectors; ++v) put(g, v, sum[g][v]);
 }
 
-// The outputs [begin, end) of [rows][pitch]: the last vector reaches past `end` if `over`, or overlaps the one before it.
+// Outputs [begin, end) of [rows][pitch]: the last vector reaches past `end` if `over`, or overlaps the one before it.
 template <int Group, bool Add, class Put>
 DYNDEPLOY_INLINE void filter_run(const Planes& planes, const Operands& operands, int64_t begin, int64_t end, bool over,
                                  Put put) {

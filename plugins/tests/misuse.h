@@ -144,7 +144,7 @@ class Misuse {
     for (size_t k = 0; k < Op::numbers(attributes).size(); ++k)
       for (const int64_t value : {INT64_MIN, int64_t{-2}, int64_t{1} << 32, int64_t{1} << 62, INT64_MAX})
         refuse(Op::numbers(attributes)[k].name + ("=" + std::to_string(value)),
-               [&](Given<Op>& g) { *Op::numbers(g.attributes)[k].value = value; }, {});
+               [&](Given<Op>& g) { *Op::numbers(g.attributes)[k].value = value; }, {Op::numbers(attributes)[k].name});
   }
 
   void memory() {
@@ -174,14 +174,19 @@ class Misuse {
     refused("0 bytes", good.data(), 0);
     refused("unaligned", good.data() + 1, needed);
     for (const int rubbish : {0x00, 0xff, 0x41}) refused("rubbish", Bytes(needed, 0, rubbish).data(), needed);
-    // Of a W with as many elements, but other extents.
-    dyndeploy_tensor other = W;
-    std::swap(other.extents[2], other.extents[3]);
-    std::swap(other.strides[2], other.strides[3]);
-    CHECK_OK(Op::packed_bytes(&a, &other, &bytes));
-    const Bytes swapped(std::max(bytes, needed), 0, 0xff);
-    CHECK_OK(Op::pack(&a, &other, swapped.data(), bytes));
-    refused("of other extents", swapped.data(), swapped.count());
+    // Of a W with other extents: two swapped, or one smaller.
+    for (int one = 0; one < 4; ++one)
+      for (int other = 0; other <= one; ++other) {
+        dyndeploy_tensor changed = W;
+        if (one == other) --changed.extents[one];
+        std::swap(changed.extents[one], changed.extents[other]);
+        std::swap(changed.strides[one], changed.strides[other]);
+        const bool same = std::equal(changed.extents, changed.extents + 4, W.extents);
+        if (same || Op::packed_bytes(&a, &changed, &bytes) != DYNDEPLOY_OK) continue;
+        const Bytes foreign(std::max(bytes, needed), 0, 0xff);
+        CHECK_OK(Op::pack(&a, &changed, foreign.data(), bytes));
+        refused("of other extents", foreign.data(), foreign.count());
+      }
     // For another instruction set.
     const std::string isa = dyndeploy_instructions();
     for (const char* another : {"portable", "avx2", "avx512"})
@@ -202,9 +207,9 @@ class Misuse {
     CHECK_REFUSED(Op::pack(&a, nullptr, to.data(), needed), Op::name);
     CHECK_REFUSED(Op::pack(&a, &W, nullptr, needed), Op::name);
     CHECK_REFUSED(Op::pack(&a, &W, to.data(), needed - 1), Op::name);
-    other = W;
-    other.data = nullptr;
-    CHECK_REFUSED(Op::pack(&a, &other, to.data(), needed), Op::name, "W");
+    dyndeploy_tensor nothing = W;
+    nothing.data = nullptr;
+    CHECK_REFUSED(Op::pack(&a, &nothing, to.data(), needed), Op::name, "W");
     for (uint64_t i = 0; i < to.count(); ++i) CHECK_EQ(int{to.data()[i]}, 0xa5);
   }
 

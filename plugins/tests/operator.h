@@ -276,6 +276,49 @@ void check_concurrent(Random& random, const Call<Op>& call) {
   });
 }
 
+using Extents = std::vector<std::vector<int64_t>>;
+
+// The queries with tensors that no memory holds: refused, or answered without an overflow, which a sanitizer sees.
+template <class Op>
+void check_queries(const typename Op::Attributes& attributes, const Extents& extents) {
+  const auto tensor_of = [](const std::vector<int64_t>& e) {
+    dyndeploy_tensor tensor{};
+    tensor.rank = static_cast<int32_t>(e.size());
+    tensor.dtype = DYNDEPLOY_BFLOAT16;
+    std::copy(e.begin(), e.end(), tensor.extents);
+    tensor.strides[tensor.rank - 1] = 1;  // all along the other dims is the same
+    return tensor;
+  };
+  dyndeploy_tensor inputs[4];
+  for (size_t i = 0; i < 4; ++i) inputs[i] = tensor_of(extents[i]);
+  typename Op::Attributes a = attributes;
+  std::ostringstream text;
+  for (const Number& number : Op::numbers(a)) text << number.name << '=' << *number.value << ' ';
+  for (const std::vector<int64_t>& e : extents) text << ' ' << e;
+  const Note note("queries: ", text.str());
+
+  std::vector<int64_t> of_y(4, -1);
+  if (Op::output(&attributes, inputs, of_y.data()) != DYNDEPLOY_OK) return;
+  for (const int64_t extent : of_y) CHECK(extent >= 0);
+  const dyndeploy_tensor Y = tensor_of(of_y);
+  const dyndeploy_threads threads{sizeof(dyndeploy_threads), 64, nullptr, run_backwards};
+  for (const dyndeploy_threads* some : {static_cast<const dyndeploy_threads*>(nullptr), &threads}) {
+    const dyndeploy_resources resources = resources_of(some);
+    uint64_t bytes = 0;
+    if (Op::forward_workspace(&attributes, inputs, &Y, &resources, &bytes) == DYNDEPLOY_OK)
+      CHECK(bytes < uint64_t{1} << 62);
+    if constexpr (Packs<Op>)
+      if (Op::packed_bytes(&attributes, &inputs[2], &bytes) == DYNDEPLOY_OK) CHECK(bytes < uint64_t{1} << 62);
+    if constexpr (Learns<Op>) {
+      float wanted;
+      dyndeploy_tensor gradients[4];
+      for (int i = 0; i < 4; ++i) (gradients[i] = inputs[i]).data = &wanted;
+      if (Op::backward_workspace(&attributes, &Y, inputs, gradients, &resources, &bytes) == DYNDEPLOY_OK)
+        CHECK(bytes < uint64_t{1} << 62);
+    }
+  }
+}
+
 // --- drawing cases
 
 inline int32_t some_dtype(Random& random) {
@@ -310,6 +353,19 @@ inline void fit(int64_t budget, int64_t fixed, std::initializer_list<int64_t*> s
   }
 }
 
+// About a power of two, up to 2^31; mostly small, so that products of several of them are let through, too.
+inline int64_t huge_number(Random& random) {
+  const int64_t bits = random.integer(0, random.pick<int64_t>({0, 2, 4, 8, 16, 31}));
+  return std::max<int64_t>(1, (int64_t{1} << bits) - random.integer(0, 1));
+}
+
+// At most INT64_MAX.
+inline int64_t product(std::initializer_list<int64_t> factors) {
+  int64_t result = 1;
+  for (const int64_t factor : factors) result = factor && result > INT64_MAX / factor ? INT64_MAX : result * factor;
+  return result;
+}
+
 // A window, and a map on which it has a place.
 struct WindowCase {
   int64_t N = 2, H = 5, W = 6, Ho = 5, Wo = 7;
@@ -319,6 +375,7 @@ struct WindowCase {
   explicit WindowCase(Random& random) {
     const int64_t most = random.pick<int64_t>({1, 4, 9, 9, 24, 40});
     const bool usual = random.chance(0.3), square = random.chance(0.4);
+    const int64_t strip = random.chance(0.1) ? random.integer(0, 1) : -1;  // the axis along which the map is long
     N = random.chance(0.03) ? 0 : random.pick<int64_t>({1, 1, 1, 2, 3});
     int64_t size[2], output[2];
     for (int axis = 0; axis < 2; ++axis) {
@@ -328,6 +385,7 @@ struct WindowCase {
       dilations[axis] = same ? dilations[0] : random.pick<int64_t>({1, 1, 1, 2, 3});
       for (const int side : {axis, axis + 2}) pads[side] = usual ? 1 : random.pick<int64_t>({0, 0, 1, 1, 2, 3});
       size[axis] = random.chance(0.02) ? 0 : random.size(most);
+      if (strip >= 0) size[axis] = axis == strip ? random.integer(100, 700) : random.integer(1, 3);
       // Where the window has no place yet, more padding, on a map smaller than the kernel, or a larger map.
       const int64_t lack = dilations[axis] * (kernel[axis] - 1) + 1 - size[axis] - pads[axis] - pads[axis + 2];
       if (lack > 0) (random.chance(0.5) ? pads[axis] : size[axis]) += lack;
@@ -337,6 +395,29 @@ struct WindowCase {
     W = size[1];
     Ho = output[0];
     Wo = output[1];
+  }
+
+  // Sizes up to the largest that are let through. Ho and Wo are right, but may be too large for a tensor.
+  static WindowCase huge(Random& random) {
+    WindowCase window;
+    window.N = huge_number(random);
+    int64_t size[2], output[2];
+    for (int axis = 0; axis < 2; ++axis) {
+      size[axis] = huge_number(random);
+      window.kernel[axis] = random.chance(0.5) ? 1 : huge_number(random);
+      window.strides[axis] = huge_number(random);
+      window.dilations[axis] = huge_number(random);
+      for (const int side : {axis, axis + 2}) window.pads[side] = random.chance(0.5) ? 0 : huge_number(random);
+      const int64_t reach = window.dilations[axis] * (window.kernel[axis] - 1) + 1;
+      if (size[axis] + window.pads[axis] + window.pads[axis + 2] < reach) window.pads[axis] = reach;
+      output[axis] = output_size(size[axis], window.pads[axis], window.pads[axis + 2], window.kernel[axis],
+                                 window.dilations[axis], window.strides[axis]);
+    }
+    window.H = size[0];
+    window.W = size[1];
+    window.Ho = output[0];
+    window.Wo = output[1];
+    return window;
   }
 
   int64_t taps() const { return kernel[0] * kernel[1]; }

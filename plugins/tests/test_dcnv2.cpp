@@ -43,31 +43,54 @@ double some_offset(Random& random, Offsets offsets) {
   return static_cast<double>(random.integer(-64, 64)) / 16;
 }
 
-// c and o: channels and outputs of a group.
-Case<Dcnv2> case_of(Random& random, const WindowCase& window, int64_t group, int64_t offset_group, int64_t c, int64_t o,
-                    Offsets offsets) {
-  const int64_t C = c * group, O = o * group, K = window.taps();
+// What a sigmoid has to bear. Without one the mask is a factor like others.
+double some_logit(Random& random) {
+  return random.chance(0.9) ? 30 * random.normal()
+                            : random.pick<double>({HUGE_VAL, -HUGE_VAL, 1e30, -1e30, 88, -88, 87.3, -87.4});
+}
+
+dyndeploy_dcnv2 attributes_of(Random& random, const WindowCase& window, int64_t group, int64_t offset_group) {
   dyndeploy_dcnv2 a{};
   a.size = sizeof a;
+  window.write(a);
   a.group = group;
   a.offset_group = offset_group;
   a.sigmoid = random.integer(0, 1);
   a.mask_scale = random.pick({1.0f, 2.0f, -0.7f});
   a.relu = random.integer(0, 1);
-  window.write(a);
-  Doubles offset_mask = normal_values(random, {window.N, 3 * offset_group * K, window.Ho, window.Wo});
+  return a;
+}
+
+// c and o: channels and outputs of a group.
+Extents extents_of(const dyndeploy_dcnv2& a, const WindowCase& window, int64_t c, int64_t o) {
+  const int64_t C = product({c, a.group}), O = product({o, a.group});
+  return {{window.N, C, window.H, window.W},
+          {window.N, product({3, a.offset_group, window.taps()}), window.Ho, window.Wo},
+          {O, c, window.kernel[0], window.kernel[1]},
+          {O}};
+}
+
+Case<Dcnv2> case_of(Random& random, const WindowCase& window, int64_t group, int64_t offset_group, int64_t c, int64_t o,
+                    Offsets offsets) {
+  Case<Dcnv2> drawn{attributes_of(random, window, group, offset_group), {}};
+  for (const auto& extents : extents_of(drawn.attributes, window, c, o))
+    drawn.inputs.push_back(normal_values(random, extents));
+  const bool logits = drawn.attributes.sigmoid && offsets == Offsets::wild;
+  const int64_t points = offset_group * window.taps();
   for (int64_t n = 0; n < window.N; ++n)
-    for (int64_t d = 0; d < 2 * offset_group * K; ++d)
+    for (int64_t d = 0; d < 3 * points; ++d)
       for (int64_t i = 0; i < window.Ho; ++i)
-        for (int64_t j = 0; j < window.Wo; ++j) offset_mask(n, d, i, j) = some_offset(random, offsets);
-  return {a,
-          {normal_values(random, {window.N, C, window.H, window.W}), offset_mask,
-           normal_values(random, {O, c, window.kernel[0], window.kernel[1]}), normal_values(random, {O})}};
+        for (int64_t j = 0; j < window.Wo; ++j)
+          if (d < 2 * points)
+            drawn.inputs[1](n, d, i, j) = some_offset(random, offsets);
+          else if (logits)
+            drawn.inputs[1](n, d, i, j) = some_logit(random);
+  return drawn;
 }
 
 Case<Dcnv2> some_case(Random& random, int64_t budget, Offsets offsets) {
   const WindowCase window(random);
-  int64_t group = random.pick<int64_t>({1, 1, 1, 2, 3, 5}), c = random.size(150), o = random.size(150);
+  int64_t group = random.pick<int64_t>({1, 1, 1, 2, 3, 5}), c = random.size(600), o = random.size(600);
   fit(budget, std::max<int64_t>(window.N, 1) * window.pixels() * window.taps(), {&c, &o, &group});
   if (random.chance(0.02)) c = 0;
   if (random.chance(0.02)) o = 0, group = 1;
@@ -89,10 +112,14 @@ void run_backward(Random& random) {
   check_backward(random, call);
 }
 
-// What is no number in a pixel is in all results that sampled it, and in no others.
+// What is no number in a pixel, or in a mask, is in all results that sampled it, and in no others.
 void run_special(Random& random) {
   Case<Dcnv2> drawn = some_case(random, 40000, Offsets::between);
-  spoil(random, drawn.inputs[0]);
+  if (random.chance(0.8)) spoil(random, drawn.inputs[0]);
+  Doubles& offset_mask = drawn.inputs[1];
+  const int64_t channels = offset_mask.extents()[1];
+  if (random.chance(0.5) && offset_mask.count())
+    offset_mask(0, random.integer(channels * 2 / 3, channels - 1), 0, 0) = NAN;
   Call<Dcnv2> call(random, drawn, some_dtype(random));
   const Note note("special: ", call.text());
   check_forward(random, call);
@@ -105,6 +132,26 @@ void run_reference(Random& random) {
 
 void run_concurrent(Random& random) {
   check_concurrent(random, Call<Dcnv2>(random, some_case(random, 150000, Offsets::grid), some_dtype(random)));
+}
+
+void run_huge(Random& random) {
+  const WindowCase window = WindowCase::huge(random);
+  const int64_t group = huge_number(random), c = huge_number(random);
+  const dyndeploy_dcnv2 a = attributes_of(random, window, group, random.pick<int64_t>({1, c, group}));
+  check_queries<Dcnv2>(a, extents_of(a, window, c, huge_number(random)));
+}
+
+// So large that the samples of X are not all copied at once.
+void test_large_map() {
+  Random random(3);
+  WindowCase window;
+  window.H = window.W = 256;
+  window.strides[0] = window.strides[1] = 64;
+  window.Ho = output_size(256, 1, 1, 3, 1, 64);
+  window.Wo = output_size(256, 1, 1, 2, 1, 64);
+  const Call<Dcnv2> call(random, case_of(random, window, 1, 1, 33, 5, Offsets::anywhere), DYNDEPLOY_BFLOAT16);
+  const Note note("large map");
+  check_forward(random, call);
 }
 
 // All extents are larger than 1.
@@ -122,6 +169,8 @@ int main(int argc, char** argv) {
   fuzz(argc, argv, 50, run_special);
   fuzz(argc, argv, 20, run_reference);
   fuzz(argc, argv, 5, run_concurrent);
+  fuzz(argc, argv, 3000, run_huge);
+  test_large_map();
   Random random(1);
   check_misuse(random, usual_case);
 }

@@ -19,8 +19,8 @@ struct Ddf {
 
   static std::vector<Number> numbers(Attributes& a) {
     std::vector<Number> all = window_numbers(a);
-    all.insert(all.end(), {{"kernel_shape", &a.kernel_shape[0]},
-                           {"kernel_shape", &a.kernel_shape[1]},
+    all.insert(all.end(), {{"kernel", &a.kernel_shape[0]},
+                           {"kernel", &a.kernel_shape[1]},
                            {"heads", &a.heads},
                            {"scale", &a.scale},
                            {"combine", &a.combine},
@@ -40,8 +40,7 @@ Doubles some_filters(Random& random, const std::vector<int64_t>& extents) {
   return filters;
 }
 
-Case<Ddf> case_of(Random& random, const WindowCase& window, int64_t heads, int64_t scale, int64_t C) {
-  const int64_t K = window.taps();
+dyndeploy_ddf attributes_of(Random& random, const WindowCase& window, int64_t heads, int64_t scale) {
   dyndeploy_ddf a{};
   a.size = sizeof a;
   window.write(a);
@@ -49,18 +48,31 @@ Case<Ddf> case_of(Random& random, const WindowCase& window, int64_t heads, int64
   a.heads = heads;
   a.scale = scale;
   a.combine = random.integer(0, 1);
-  a.filter_norm = K > 1 && random.chance(0.6);
+  a.filter_norm = window.taps() > 1 && random.chance(0.6);
   a.spatial_gain = random.pick({1.0f, 0.47140452f, -1.5f});
   a.relu = random.integer(0, 1);
+  return a;
+}
+
+Extents extents_of(const dyndeploy_ddf& a, const WindowCase& window, int64_t C) {
+  const int64_t filters = product({a.scale, a.scale, C, window.taps()});
+  return {{window.N, C, window.H, window.W},
+          {window.N, filters},
+          {window.N, product({a.scale, a.scale, a.heads, window.taps()}), window.Ho, window.Wo},
+          {filters}};
+}
+
+Case<Ddf> case_of(Random& random, const WindowCase& window, int64_t heads, int64_t scale, int64_t C) {
+  const dyndeploy_ddf a = attributes_of(random, window, heads, scale);
+  const Extents extents = extents_of(a, window, C);
   return {a,
-          {normal_values(random, {window.N, C, window.H, window.W}), some_filters(random, {window.N, scale * scale * C * K}),
-           some_filters(random, {window.N, scale * scale * heads * K, window.Ho, window.Wo}),
-           normal_values(random, {scale * scale * C * K})}};
+          {normal_values(random, extents[0]), some_filters(random, extents[1]), some_filters(random, extents[2]),
+           normal_values(random, extents[3])}};
 }
 
 Case<Ddf> some_case(Random& random, int64_t budget) {
   const WindowCase window(random);
-  int64_t scale = random.pick<int64_t>({1, 1, 1, 2, 2, 3}), c = random.size(200);
+  int64_t scale = random.pick<int64_t>({1, 1, 1, 2, 2, 3}), c = random.size(600);
   int64_t heads = random.chance(0.5) ? 1 : random.pick<int64_t>({2, 3, 4, 7});
   fit(budget, std::max<int64_t>(window.N, 1) * window.pixels() * window.taps(), {&c, &heads, &scale, &scale});
   return case_of(random, window, heads, scale, random.chance(0.02) ? 0 : c * heads);
@@ -97,6 +109,13 @@ void run_reference(Random& random) {
 
 void run_concurrent(Random& random) { check_concurrent(random, Call<Ddf>(random, some_case(random, 150000), some_dtype(random))); }
 
+void run_huge(Random& random) {
+  const WindowCase window = WindowCase::huge(random);
+  const int64_t heads = huge_number(random);
+  const dyndeploy_ddf a = attributes_of(random, window, heads, huge_number(random));
+  check_queries<Ddf>(a, extents_of(a, window, product({heads, huge_number(random)})));
+}
+
 // Filters that FilterNorm makes exactly 0, and filters that are constant but for one tap.
 void test_constant_filters() {
   Random random(2);
@@ -127,6 +146,7 @@ int main(int argc, char** argv) {
   fuzz(argc, argv, 50, run_special);
   fuzz(argc, argv, 20, run_reference);
   fuzz(argc, argv, 5, run_concurrent);
+  fuzz(argc, argv, 3000, run_huge);
   test_constant_filters();
   Random random(1);
   check_misuse(random, usual_case);

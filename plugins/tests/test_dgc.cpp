@@ -40,9 +40,7 @@ double some_saliency(Random& random, Saliency kind) {
   }
 }
 
-// `rows`: outputs of a head.
-Case<Dgc> case_of(Random& random, const WindowCase& window, int64_t heads, int64_t C, int64_t rows, int64_t inactive,
-                  Saliency kind) {
+dyndeploy_dgc attributes_of(Random& random, const WindowCase& window, int64_t heads, int64_t inactive) {
   dyndeploy_dgc a{};
   a.size = sizeof a;
   window.write(a);
@@ -51,17 +49,30 @@ Case<Dgc> case_of(Random& random, const WindowCase& window, int64_t heads, int64
   a.threshold = random.pick({0.0f, 0.5f, -0.25f, 1.0f, 100.0f});
   a.shuffle = random.integer(0, 1);
   a.relu = random.integer(0, 1);
-  Doubles saliency({window.N, heads * C});
-  for (int64_t i = 0; i < saliency.count(); ++i) saliency.flat(i) = some_saliency(random, kind);
-  return {a,
-          {normal_values(random, {window.N, C, window.H, window.W}), saliency,
-           normal_values(random, {rows * heads, C, window.kernel[0], window.kernel[1]}),
-           normal_values(random, {rows * heads})}};
+  return a;
+}
+
+// `rows`: outputs of a head.
+Extents extents_of(const dyndeploy_dgc& a, const WindowCase& window, int64_t C, int64_t rows) {
+  const int64_t O = product({rows, a.heads});
+  return {{window.N, C, window.H, window.W},
+          {window.N, product({a.heads, C})},
+          {O, C, window.kernel[0], window.kernel[1]},
+          {O}};
+}
+
+Case<Dgc> case_of(Random& random, const WindowCase& window, int64_t heads, int64_t C, int64_t rows, int64_t inactive,
+                  Saliency kind) {
+  Case<Dgc> drawn{attributes_of(random, window, heads, inactive), {}};
+  for (const auto& extents : extents_of(drawn.attributes, window, C, rows))
+    drawn.inputs.push_back(normal_values(random, extents));
+  for (int64_t i = 0; i < drawn.inputs[1].count(); ++i) drawn.inputs[1].flat(i) = some_saliency(random, kind);
+  return drawn;
 }
 
 Case<Dgc> some_case(Random& random, int64_t budget) {
   const WindowCase window(random);
-  int64_t heads = random.pick<int64_t>({1, 2, 4, 4, 5}), c = random.size(150), rows = random.size(60);
+  int64_t heads = random.pick<int64_t>({1, 2, 4, 4, 5}), c = random.size(600), rows = random.size(150);
   fit(budget, std::max<int64_t>(window.N, 1) * window.pixels() * window.taps(), {&c, &rows, &heads});
   if (random.chance(0.02)) c = 0;
   if (random.chance(0.02)) rows = 0, heads = 1;
@@ -87,6 +98,13 @@ void run_special(Random& random) {
 
 void run_concurrent(Random& random) { check_concurrent(random, Call<Dgc>(random, some_case(random, 150000), some_dtype(random))); }
 
+void run_huge(Random& random) {
+  const WindowCase window = WindowCase::huge(random);
+  const int64_t C = huge_number(random);
+  const dyndeploy_dgc a = attributes_of(random, window, huge_number(random), random.integer(-1, C));
+  check_queries<Dgc>(a, extents_of(a, window, C, huge_number(random)));
+}
+
 // All extents are larger than 1.
 Case<Dgc> usual_case(Random& random) { return case_of(random, WindowCase(), 2, 6, 3, 2, Saliency::relu); }
 
@@ -98,6 +116,7 @@ int main(int argc, char** argv) {
   fuzz(argc, argv, 200, run_forward);
   fuzz(argc, argv, 50, run_special);
   fuzz(argc, argv, 5, run_concurrent);
+  fuzz(argc, argv, 3000, run_huge);
   Random random(1);
   check_misuse(random, usual_case);
 }

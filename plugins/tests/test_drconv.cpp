@@ -17,8 +17,8 @@ struct Drconv {
 
   static std::vector<Number> numbers(Attributes& a) {
     std::vector<Number> all = window_numbers(a);
-    all.insert(all.end(), {{"kernel_shape", &a.kernel_shape[0]},
-                           {"kernel_shape", &a.kernel_shape[1]},
+    all.insert(all.end(), {{"kernel", &a.kernel_shape[0]},
+                           {"kernel", &a.kernel_shape[1]},
                            {"regions", &a.regions},
                            {"relu", &a.relu}});
     return all;
@@ -44,26 +44,37 @@ double some_logit(Random& random, Guide guide, int64_t region, int64_t i, int64_
   }
 }
 
-Case<Drconv> case_of(Random& random, const WindowCase& window, int64_t regions, int64_t C, int64_t O, Guide kind) {
+dyndeploy_drconv attributes_of(Random& random, const WindowCase& window, int64_t regions) {
   dyndeploy_drconv a{};
   a.size = sizeof a;
   window.write(a);
   std::copy(window.kernel, window.kernel + 2, a.kernel_shape);
   a.regions = regions;
   a.relu = random.integer(0, 1);
-  Doubles guide({window.N, regions, window.Ho, window.Wo});
+  return a;
+}
+
+Extents extents_of(const dyndeploy_drconv& a, const WindowCase& window, int64_t C, int64_t O) {
+  return {{window.N, C, window.H, window.W},
+          {window.N, product({a.regions, O}), product({C, window.taps()})},
+          {window.N, a.regions, window.Ho, window.Wo},
+          {O}};
+}
+
+Case<Drconv> case_of(Random& random, const WindowCase& window, int64_t regions, int64_t C, int64_t O, Guide kind) {
+  Case<Drconv> drawn{attributes_of(random, window, regions), {}};
+  for (const auto& extents : extents_of(drawn.attributes, window, C, O))
+    drawn.inputs.push_back(normal_values(random, extents));
   for (int64_t n = 0; n < window.N; ++n)
     for (int64_t t = 0; t < regions; ++t)
       for (int64_t i = 0; i < window.Ho; ++i)
-        for (int64_t j = 0; j < window.Wo; ++j) guide(n, t, i, j) = some_logit(random, kind, t, i, regions);
-  return {a,
-          {normal_values(random, {window.N, C, window.H, window.W}),
-           normal_values(random, {window.N, regions * O, C * window.taps()}), guide, normal_values(random, {O})}};
+        for (int64_t j = 0; j < window.Wo; ++j) drawn.inputs[2](n, t, i, j) = some_logit(random, kind, t, i, regions);
+  return drawn;
 }
 
 Case<Drconv> some_case(Random& random, int64_t budget) {
   const WindowCase window(random);
-  int64_t regions = random.pick<int64_t>({1, 2, 3, 8, 8, 8, 32}), c = random.size(150), o = random.size(150);
+  int64_t regions = random.pick<int64_t>({1, 2, 3, 8, 8, 8, 32}), c = random.size(600), o = random.size(600);
   const int64_t K = window.taps(), N = std::max<int64_t>(window.N, 1);
   fit(budget, N * window.pixels() * K, {&c, &o});
   fit(2 * budget, N * K, {&regions, &c, &o});
@@ -92,6 +103,12 @@ void run_concurrent(Random& random) {
   check_concurrent(random, Call<Drconv>(random, some_case(random, 150000), some_dtype(random)));
 }
 
+void run_huge(Random& random) {
+  const WindowCase window = WindowCase::huge(random);
+  const dyndeploy_drconv a = attributes_of(random, window, huge_number(random));
+  check_queries<Drconv>(a, extents_of(a, window, huge_number(random), huge_number(random)));
+}
+
 // All extents are larger than 1.
 Case<Drconv> usual_case(Random& random) { return case_of(random, WindowCase(), 3, 4, 5, Guide::noise); }
 
@@ -103,6 +120,7 @@ int main(int argc, char** argv) {
   fuzz(argc, argv, 200, run_forward);
   fuzz(argc, argv, 50, run_special);
   fuzz(argc, argv, 5, run_concurrent);
+  fuzz(argc, argv, 3000, run_huge);
   Random random(1);
   check_misuse(random, usual_case);
 }

@@ -47,6 +47,16 @@ void check_tasks(const dyndeploy_threads* threads, int64_t tasks) {
   CHECK(!strangers);
 }
 
+// Every lane once, also where there are more lanes than threads.
+void check_run(const dyndeploy_threads& threads, int32_t lanes) {
+  const Note note("run with ", lanes, " lanes");
+  std::vector<std::atomic<int>> runs(static_cast<size_t>(lanes));
+  threads.run(
+      threads.pool, lanes, [](void* work, int32_t lane) { ++(*static_cast<std::vector<std::atomic<int>>*>(work))[static_cast<size_t>(lane)]; },
+      &runs);
+  for (const std::atomic<int>& r : runs) CHECK_EQ(r.load(), 1);
+}
+
 void test_every_task_runs_once() {
   check_tasks(nullptr, 0);
   check_tasks(nullptr, 7);
@@ -56,6 +66,7 @@ void test_every_task_runs_once() {
     for (const int64_t tasks : {0, 1, 2, 3, lanes, lanes + 1, 100}) check_tasks(&threads, tasks);
   }
   CHECK(own(0).lanes >= 1);
+  for (const int32_t lanes : {0, 1, 2, 8, 9, 300}) check_run(own(3), lanes);
 }
 
 // A wake-up that is lost hangs here; ctest ends it by its time limit.
@@ -200,10 +211,11 @@ void test_openmp() {
   for (const unsigned available : {1u, 2u, 8u})
     for (const int32_t lanes : {1, 2, 5}) {
       parallel_threads = available;
-      parallel_calls = 0;
       dyndeploy_threads threads;
       CHECK_OK(dyndeploy_openmp_threads(reinterpret_cast<void*>(&fake_gomp_parallel), lanes, &threads));
       CHECK_EQ(threads.lanes, lanes);
+      for (const int32_t run : {0, 1, 4}) check_run(threads, run);
+      parallel_calls = 0;
       for (const int64_t tasks : {0, 1, 3, 40}) check_tasks(&threads, tasks);
       CHECK_EQ(parallel_calls, lanes == 1 ? 0 : 2);  // one lane, or one task, needs no region
     }

@@ -32,10 +32,10 @@ inline Real root(Real a) {
 }
 inline Real relu(Real a) { return {a.v < 0 ? 0 : a.v, a.e}; }
 
-// e^-x is computed by reduction, which costs roundings of x, and a polynomial; below 2^-126 it may be 0.
+// e^-x is computed by reduction, which costs roundings of x, and a polynomial; about 2^-126 float ends.
 inline Real sigmoid(Real x) {
-  const double v = 1 / (1 + std::exp(-x.v));
-  return {v, std::isfinite(x.v) ? v * ((8 + std::fabs(x.v)) * kRounding + x.e) + 0x1p-126 : 0};
+  const double v = 1 / (1 + std::exp(-x.v)), size = std::isfinite(x.v) ? std::fabs(x.v) : 0;
+  return {v, v * (8 + size) * kRounding + 0x1p-124};
 }
 
 // A sum in any order.
