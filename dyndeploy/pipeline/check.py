@@ -178,6 +178,13 @@ class _Check:
                 why = f"{choice.node} takes decisions of shape {list(taken.shape)}, not {list(expected.shape)}."
                 return PointResult(point=point, sizes=sizes, verdict=Verdict.BROKEN, failure=why)
         given = yardstick.given(decisions)
+        judged = self._outputs(outputs, given, yardstick)
+        if reading.unsure and not all(o.judgement.verdict.ok for o in judged):
+            # Outputs that agree with float64 are right, whatever could be read of the decisions.
+            float64s = decisions | {source: yardstick.decisions[source] for source in reading.unsure}
+            again = self._outputs(outputs, yardstick.given(float64s), yardstick)
+            if all(o.judgement.verdict.ok for o in again):
+                judged, decisions, given = again, float64s, yardstick.given(float64s)
         choices = tuple(
             judge_choice(
                 choice,
@@ -188,11 +195,6 @@ class _Check:
             )
             for choice in self._anatomy.choices
         )
-        judged = self._outputs(outputs, given, yardstick)
-        if reading.outputs and not all(o.judgement.verdict.ok for o in judged):
-            # The run that gave the decisions out may have taken others than this one: then it speaks for itself.
-            again = self._outputs(reading.outputs, given, yardstick)
-            judged = again if all(o.judgement.verdict.ok for o in again) else judged
         verdicts = [o.judgement.verdict for o in judged]
         verdicts += [Verdict.BROKEN for c in choices if not c.admissible]
         return PointResult(point=point, sizes=sizes, verdict=Verdict.worst(verdicts), outputs=judged, choices=choices)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx
 
@@ -22,12 +22,12 @@ class Reading:
     Attributes:
         values: value of model.onnx -> array.
         decisions: op node of model.pt2 -> regions or kept channels.
-        outputs: the model's outputs in the same run; empty where they are those of every run.
+        unsure: those of these nodes that may have decided otherwise, where two candidates are equal but for rounding.
     """
 
     values: Arrays
     decisions: Arrays
-    outputs: Arrays = field(default_factory=dict)
+    unsure: tuple[str, ...] = ()
 
 
 #: The runtime with compiled kernels of ours, and the one that runs the bodies instead.
@@ -57,28 +57,28 @@ def onnx_reader(anatomy: Anatomy, runtime: str) -> Reader:
 
     A runtime fuses less around a value that it has to give out, and rounds it, so that the last bits of others may
     differ, and a decision with them: the decisions are those of the same run. They are taken by the nodes of the op's
-    body, except where a compiled kernel gets the value rounded to half: then they follow from the value as it is
-    given out.
+    body. A compiled kernel in a float16 model decides by the value as it is given out, or, where ONNX Runtime widened
+    it, by one that nobody else sees.
     """
     names = {choice.node: f"{choice.node}/choice" for choice in anatomy.choices}
-    results = [output.name for output in anatomy.model.graph.output]
     half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in anatomy.model.graph.initializer)
     by_kernel = anatomy.choices if runtime == KERNELS and half else []
 
     def read(inputs: Arrays, values: Sequence[str]) -> Reading:
-        shown = [*values, *(choice.value for choice in by_kernel), *names.values()]
-        probe = with_outputs(with_choices(anatomy.model, names), shown)
-        with open_session(probe, runtime) as session:
+        widened = _widened(anatomy.model, inputs) if by_kernel else set()
+        rounded = [choice for choice in by_kernel if choice.node not in widened]
+        shown = [*values, *(choice.value for choice in rounded), *names.values()]
+        with open_session(with_outputs(with_choices(anatomy.model, names), shown), runtime) as session:
             seen = inputs | session.run(inputs)
         decisions = {choice.source: seen[names[choice.node]] for choice in anatomy.choices}
-        widened = _widened(probe, inputs) if by_kernel else set()
-        decisions |= {c.source: decide(c, seen[c.value]) for c in by_kernel if c.node not in widened}
-        return Reading({v: seen[v] for v in values}, decisions, {name: seen[name] for name in results})
+        decisions |= {choice.source: decide(choice, seen[choice.value]) for choice in rounded}
+        unsure = tuple(choice.source for choice in by_kernel if choice.node in widened)
+        return Reading({value: seen[value] for value in values}, decisions, unsure)
 
     return read
 
 
-def _widened(model: bytes, inputs: Arrays) -> set[str]:
+def _widened(model: onnx.ModelProto, inputs: Arrays) -> set[str]:
     from dyndeploy.runtimes.onnxruntime import widened_nodes
 
-    return widened_nodes(model, inputs)
+    return widened_nodes(model.SerializeToString(), inputs)
