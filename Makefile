@@ -34,8 +34,10 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-native:  ## the kernels under sanitizers, by CTest
-	plugins/tests/run.sh asan tsan
+test-native:  ## the kernels under AddressSanitizer with UBSan, and under ThreadSanitizer
+	cd plugins && for preset in asan tsan; do \
+	  cmake --preset $$preset && cmake --build --preset $$preset --parallel 2 && ctest --preset $$preset || exit 1; \
+	done
 
 bench: $(READY)  ## latency per runtime of the recipes in export/
 	$(BIN)/python benchmarks/cpu.py
