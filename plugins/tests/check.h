@@ -18,14 +18,6 @@
 
 namespace dyndeploy::test {
 
-#if defined(__SANITIZE_THREAD__)
-inline constexpr bool kThreadSanitizer = true;
-#elif defined(__has_feature)
-inline constexpr bool kThreadSanitizer = __has_feature(thread_sanitizer);
-#else
-inline constexpr bool kThreadSanitizer = false;
-#endif
-
 inline std::ostream& operator<<(std::ostream& out, const std::vector<int64_t>& values) {
   out << '[';
   for (size_t i = 0; i < values.size(); ++i) out << (i ? "," : "") << values[i];
@@ -64,20 +56,21 @@ std::string both(const char* text, const A& a, const B& b) {
 #define CHECK(condition) \
   ((condition) ? static_cast<void>(0) : ::dyndeploy::test::fail(__FILE__, __LINE__, "not true: " #condition))
 
-#define CHECK_EQ(a, b)                                                                              \
-  do {                                                                                              \
-    const auto& check_a = (a);                                                                      \
-    const auto& check_b = (b);                                                                      \
-    if (!(check_a == check_b))                                                                      \
-      ::dyndeploy::test::fail(__FILE__, __LINE__,                                                   \
-                              ::dyndeploy::test::both("not equal: " #a ", " #b, check_a, check_b)); \
+#define CHECK_EQ(a, b)                                                                                       \
+  do {                                                                                                       \
+    const auto& check_a = (a);                                                                               \
+    const auto& check_b = (b);                                                                               \
+    if (!(check_a == check_b))                                                                               \
+      ::dyndeploy::test::fail(__FILE__, __LINE__,                                                            \
+                              ::dyndeploy::test::both("not equal: " #a ", " #b, check_a, check_b));          \
   } while (false)
 
-#define CHECK_OK(call)                                                                                                \
-  do {                                                                                                                \
-    const dyndeploy_status check_status = (call);                                                                     \
-    if (check_status != DYNDEPLOY_OK)                                                                                 \
-      ::dyndeploy::test::fail(__FILE__, __LINE__, ::dyndeploy::test::both(#call, check_status, dyndeploy_message())); \
+#define CHECK_OK(call)                                                                                       \
+  do {                                                                                                       \
+    const dyndeploy_status check_status = (call);                                                            \
+    if (check_status != DYNDEPLOY_OK)                                                                        \
+      ::dyndeploy::test::fail(__FILE__, __LINE__,                                                            \
+                              ::dyndeploy::test::both(#call, check_status, dyndeploy_message()));            \
   } while (false)
 
 // Whether `word` stands in the text and not only in the middle of another word.
@@ -137,7 +130,6 @@ class Random {
 // The cases that the command line asks for. `run(random)` is one of them.
 template <class Run>
 void fuzz(int argc, char** argv, int64_t cases, Run run) {
-  if (kThreadSanitizer) cases = (cases + 2) / 3;  // slow, and not after rare numbers
   if (argc > 1) cases = std::atoll(argv[1]);
   const int64_t first = argc > 2 ? std::atoll(argv[2]) : 1;
   for (int64_t k = first; k < first + cases; ++k) {

@@ -20,8 +20,7 @@ class Misuse {
   using Words = std::vector<std::string>;
 
   Misuse(Random& random, Call<Op>& call)
-      : Y_(Tensor::output(random, call.dtype, Layout::map,
-                          typename Op::Reference(call.attributes, call.values).extents())),
+      : Y_(Tensor::output(random, call.dtype, Layout::map, typename Op::Reference(call.attributes, call.values).extents())),
         workspace_(1 << 20, 0, 0),
         misaligned_(64) {
     given_.attributes = call.attributes;
@@ -123,13 +122,11 @@ class Misuse {
     for (int axis = 0; axis < given_.tensors[i].rank; ++axis) {
       const std::string dim = "dim " + std::to_string(axis);
       for (const int64_t extent : {INT64_MIN, int64_t{-1}, (int64_t{1} << 31) + 1, int64_t{1} << 44, INT64_MAX})
-        refused(
-            dim + " is " + std::to_string(extent), [&](dyndeploy_tensor& t) { t.extents[axis] = extent; }, true, false);
+        refused(dim + " is " + std::to_string(extent), [&](dyndeploy_tensor& t) { t.extents[axis] = extent; }, true, false);
       // One pixel more of X may change nothing.
       if (i != 0 || axis < 2)
         for (const int64_t more : {-1, 1})
-          refused(
-              dim + " + " + std::to_string(more), [&](dyndeploy_tensor& t) { t.extents[axis] += more; }, true, false);
+          refused(dim + " + " + std::to_string(more), [&](dyndeploy_tensor& t) { t.extents[axis] += more; }, true, false);
       for (const int64_t stride : {INT64_MIN, -(int64_t{1} << 45), int64_t{1} << 45, INT64_MAX})
         refused(dim + " with stride " + std::to_string(stride), [&](dyndeploy_tensor& t) { t.strides[axis] = stride; });
     }
@@ -138,15 +135,15 @@ class Misuse {
   // Neither along C nor along W is the stride 1.
   void maps() {
     for (const int i : {0, 4})
-      refuse(std::string("layout of ") + name_of(i),
-             [&](Given<Op>& g) { g.tensors[i].strides[1] = g.tensors[i].strides[3] = 2; }, {name_of(i)});
+      refuse(std::string("layout of ") + name_of(i), [&](Given<Op>& g) { g.tensors[i].strides[1] = g.tensors[i].strides[3] = 2; },
+             {name_of(i)});
   }
 
   void attributes() {
     typename Op::Attributes attributes = given_.attributes;
     for (size_t k = 0; k < Op::numbers(attributes).size(); ++k)
       for (const int64_t value : {INT64_MIN, int64_t{-2}, int64_t{1} << 32, int64_t{1} << 62, INT64_MAX})
-        refuse(std::string(Op::numbers(attributes)[k].name) + " is " + std::to_string(value),
+        refuse(Op::numbers(attributes)[k].name + ("=" + std::to_string(value)),
                [&](Given<Op>& g) { *Op::numbers(g.attributes)[k].value = value; }, {Op::numbers(attributes)[k].name});
   }
 
@@ -166,13 +163,12 @@ class Misuse {
     const Bytes good(needed, 0, 0xff);
     CHECK_OK(Op::pack(&a, &W, good.data(), needed));
     const auto refused = [&](const std::string& what, const void* data, uint64_t count) {
-      refuse(
-          "packed weights: " + what,
-          [&](Given<Op>& g) {
-            g.resources.packed = data;
-            g.resources.packed_bytes = count;
-          },
-          {"packed"}, false);
+      refuse("packed weights: " + what,
+             [&](Given<Op>& g) {
+               g.resources.packed = data;
+               g.resources.packed_bytes = count;
+             },
+             {"packed"}, false);
     };
     refused("one byte less", good.data(), needed - 1);
     refused("0 bytes", good.data(), 0);
@@ -251,8 +247,7 @@ void refuse_backward(Random& random, const Call<Op>& call) {
     for (const Tensor& output : outputs) output.check_untouched();
     uint64_t bytes = 0;
     if (query_sees)
-      CHECK_REFUSED(Op::backward_workspace(&call.attributes, &t.gradient, t.inputs, t.gradients, &resources, &bytes),
-                    words);
+      CHECK_REFUSED(Op::backward_workspace(&call.attributes, &t.gradient, t.inputs, t.gradients, &resources, &bytes), words);
   };
   const auto refuse_tensor = [&](const std::string& name, auto tensor_of, bool map) {
     const dyndeploy_tensor& right = tensor_of(good);
@@ -261,9 +256,7 @@ void refuse_backward(Random& random, const Call<Op>& call) {
     for (int axis = 0; axis < right.rank; ++axis)
       for (const int64_t extent : {int64_t{-1}, right.extents[axis] + 1, INT64_MAX})
         refuse(name + ", extent", [&](Tensors& t) { tensor_of(t).extents[axis] = extent; }, {name}, true);
-    if (map)
-      refuse(
-          name + ", layout", [&](Tensors& t) { tensor_of(t).strides[1] = tensor_of(t).strides[3] = 2; }, {name}, true);
+    if (map) refuse(name + ", layout", [&](Tensors& t) { tensor_of(t).strides[1] = tensor_of(t).strides[3] = 2; }, {name}, true);
     refuse(name + ", unaligned", [&](Tensors& t) { tensor_of(t).data = workspace.data() + 1; }, {name}, false);
   };
   refuse_tensor("Y", [](Tensors& t) -> dyndeploy_tensor& { return t.gradient; }, true);
@@ -274,9 +267,8 @@ void refuse_backward(Random& random, const Call<Op>& call) {
   }
 
   const Note note("misuse of backward: a NULL pointer, or a small workspace");
-  const auto refuse_call = [&](const typename Op::Attributes* a, const dyndeploy_tensor* dY,
-                               const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients,
-                               const dyndeploy_resources* r) {
+  const auto refuse_call = [&](const typename Op::Attributes* a, const dyndeploy_tensor* dY, const dyndeploy_tensor* inputs,
+                               const dyndeploy_tensor* gradients, const dyndeploy_resources* r) {
     CHECK_REFUSED(Op::backward(a, dY, inputs, gradients, r), Op::name);
     for (const Tensor& output : outputs) output.check_untouched();
   };
@@ -285,9 +277,8 @@ void refuse_backward(Random& random, const Call<Op>& call) {
   refuse_call(&call.attributes, &good.gradient, nullptr, good.gradients, &resources);
   refuse_call(&call.attributes, &good.gradient, good.inputs, nullptr, &resources);
   refuse_call(&call.attributes, &good.gradient, good.inputs, good.gradients, nullptr);
-  CHECK_REFUSED(
-      Op::backward_workspace(&call.attributes, &good.gradient, good.inputs, good.gradients, &resources, nullptr),
-      Op::name);
+  CHECK_REFUSED(Op::backward_workspace(&call.attributes, &good.gradient, good.inputs, good.gradients, &resources, nullptr),
+                Op::name);
   --resources.workspace_bytes;
   refuse_call(&call.attributes, &good.gradient, good.inputs, good.gradients, &resources);
 }

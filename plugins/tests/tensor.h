@@ -81,8 +81,7 @@ class Tensor {
     for_each([&](int64_t i, unsigned char* element) {
       const double got = load_element(view_.dtype, element), unit = rounding_unit(view_.dtype);
       const Real real = expected.flat(i);
-      const double error = std::fabs(got - real.v),
-                   bound = real.e + unit * (std::fabs(real.v) + real.e) + smallest(view_.dtype);
+      const double error = std::fabs(got - real.v), bound = real.e + unit * (std::fabs(real.v) + real.e) + smallest(view_.dtype);
       const bool right = std::isnan(real.v) ? std::isnan(got) : std::isinf(real.v) ? got == real.v : error <= bound;
       if (right) return;
       const Note note("element ", i, " of ", text_of(view_), ": error ", error, ", bound ", bound);
@@ -108,8 +107,7 @@ class Tensor {
   static constexpr int64_t kCanary = 128;
   static constexpr unsigned char kFill = 0xa5;
 
-  Tensor(Random& random, int32_t dtype, Layout layout, const std::vector<int64_t>& extents, bool repeated,
-         int64_t canary)
+  Tensor(Random& random, int32_t dtype, Layout layout, const std::vector<int64_t>& extents, bool repeated, int64_t canary)
       : extents_(extents), view_{} {
     view_.rank = static_cast<int32_t>(extents.size());
     view_.dtype = dtype;
@@ -120,8 +118,7 @@ class Tensor {
       view_.extents[axis] = extent;
       count *= extent;
       // The stride of a dim with one element is nobody's business.
-      view_.strides[axis] =
-          extent > 1 ? stride : random.pick<int64_t>({0, 1, stride, -7, 1 << 30, INT64_MAX, INT64_MIN});
+      view_.strides[axis] = extent > 1 ? stride : random.pick<int64_t>({0, 1, stride, -7, 1 << 30, INT64_MAX, INT64_MIN});
       // Or all along a dim are one element, as in an expanded tensor. Only where that leaves a map a map.
       if (repeated && extent > 1 && (layout == Layout::any || axis == 0) && random.chance(0.5)) {
         view_.strides[axis] = 0;

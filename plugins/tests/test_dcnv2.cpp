@@ -21,8 +21,7 @@ struct Dcnv2 {
 
   static std::vector<Number> numbers(Attributes& a) {
     std::vector<Number> all = window_numbers(a);
-    all.insert(all.end(),
-               {{"group", &a.group}, {"offset_group", &a.offset_group}, {"sigmoid", &a.sigmoid}, {"relu", &a.relu}});
+    all.insert(all.end(), {{"group", &a.group}, {"offset_group", &a.offset_group}, {"sigmoid", &a.sigmoid}, {"relu", &a.relu}});
     return all;
   }
   static std::string floats(const Attributes& a) { return "mask_scale=" + std::to_string(a.mask_scale); }
@@ -39,8 +38,7 @@ enum class Offsets {
 double some_offset(Random& random, Offsets offsets) {
   if (offsets == Offsets::anywhere) return 2 * random.normal();
   if (offsets == Offsets::wild && random.chance(0.2))
-    return random.pick<double>(
-        {NAN, HUGE_VAL, -HUGE_VAL, 1e30, -1e30, 1e9, -1e9, 3e38, -3e38, 65504.0, 2147483648.0, -2147483649.0});
+    return random.pick<double>({NAN, HUGE_VAL, -HUGE_VAL, 1e30, -1e30, 1e9, -1e9, 3e38, -3e38, 65504.0, 2147483648.0, -2147483649.0});
   if (offsets == Offsets::between) return static_cast<double>(2 * random.integer(-32, 32) + 1) / 16;
   return static_cast<double>(random.integer(-64, 64)) / 16;
 }
@@ -157,7 +155,9 @@ void test_large_map() {
 }
 
 // All extents are larger than 1.
-Case<Dcnv2> usual_case(Random& random) { return case_of(random, WindowCase(), 2, 3, 3, 2, Offsets::anywhere); }
+Case<Dcnv2> usual_case(Random& random) {
+  return case_of(random, WindowCase(), 2, 3, 3, 2, Offsets::anywhere);
+}
 
 }  // namespace
 }  // namespace dyndeploy::test

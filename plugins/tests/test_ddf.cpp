@@ -107,9 +107,7 @@ void run_reference(Random& random) {
   check_reference(random, drawn);
 }
 
-void run_concurrent(Random& random) {
-  check_concurrent(random, Call<Ddf>(random, some_case(random, 150000), some_dtype(random)));
-}
+void run_concurrent(Random& random) { check_concurrent(random, Call<Ddf>(random, some_case(random, 150000), some_dtype(random))); }
 
 void run_huge(Random& random) {
   const WindowCase window = WindowCase::huge(random);

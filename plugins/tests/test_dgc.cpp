@@ -87,8 +87,7 @@ void run_forward(Random& random) {
   check_forward(random, call);
 }
 
-// What is no number in a pixel is in all results whose window has it and whose head reads its channel, and in no
-// others.
+// What is no number in a pixel is in all results whose window has it and whose head reads its channel, and in no others.
 void run_special(Random& random) {
   Case<Dgc> drawn = some_case(random, 40000);
   spoil(random, drawn.inputs[0]);
@@ -97,9 +96,7 @@ void run_special(Random& random) {
   check_forward(random, call);
 }
 
-void run_concurrent(Random& random) {
-  check_concurrent(random, Call<Dgc>(random, some_case(random, 150000), some_dtype(random)));
-}
+void run_concurrent(Random& random) { check_concurrent(random, Call<Dgc>(random, some_case(random, 150000), some_dtype(random))); }
 
 void run_huge(Random& random) {
   const WindowCase window = WindowCase::huge(random);

@@ -17,9 +17,10 @@ struct Drconv {
 
   static std::vector<Number> numbers(Attributes& a) {
     std::vector<Number> all = window_numbers(a);
-    all.insert(
-        all.end(),
-        {{"kernel", &a.kernel_shape[0]}, {"kernel", &a.kernel_shape[1]}, {"regions", &a.regions}, {"relu", &a.relu}});
+    all.insert(all.end(), {{"kernel", &a.kernel_shape[0]},
+                           {"kernel", &a.kernel_shape[1]},
+                           {"regions", &a.regions},
+                           {"relu", &a.relu}});
     return all;
   }
   static std::string floats(const Attributes&) { return ""; }

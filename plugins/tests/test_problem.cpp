@@ -107,8 +107,7 @@ void test_windows() {
   const int64_t most = int64_t{1} << 31;
   CHECK_OK(resolve(most, most, 1, 1, {1, 1}, {most, most, most, most}, {most, most}, &window));
   CHECK_EQ(window.Ho, 3 * most);
-  CHECK_REFUSED(resolve(most, most, most, most, {1, 1}, {most, most, most, most}, {most, most}, &window), "op",
-                "kernel");
+  CHECK_REFUSED(resolve(most, most, most, most, {1, 1}, {most, most, most, most}, {most, most}, &window), "op", "kernel");
 }
 
 // Pieces begin at cache lines, do not overlap, and end within what the query said.

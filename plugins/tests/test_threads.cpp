@@ -29,7 +29,7 @@ void check_tasks(const dyndeploy_threads* threads, int64_t tasks) {
   const dyndeploy_resources resources = with(threads);
   const int lanes = lanes_for(&resources, tasks);
   CHECK(lanes >= 1 && lanes <= (threads ? threads->lanes : 1) && (lanes <= tasks || lanes == 1));
-  std::vector<int> runs(static_cast<size_t>(tasks));      // no atomics: a data race is what is looked for
+  std::vector<int> runs(static_cast<size_t>(tasks));     // no atomics: a data race is what is looked for
   std::vector<int64_t> sums(static_cast<size_t>(lanes));  // one per lane, as kernels use their scratch memory
   const auto caller = std::this_thread::get_id();
   bool strangers = false;
@@ -52,10 +52,7 @@ void check_run(const dyndeploy_threads& threads, int32_t lanes) {
   const Note note("run with ", lanes, " lanes");
   std::vector<std::atomic<int>> runs(static_cast<size_t>(lanes));
   threads.run(
-      threads.pool, lanes,
-      [](void* work, int32_t lane) {
-        ++(*static_cast<std::vector<std::atomic<int>>*>(work))[static_cast<size_t>(lane)];
-      },
+      threads.pool, lanes, [](void* work, int32_t lane) { ++(*static_cast<std::vector<std::atomic<int>>*>(work))[static_cast<size_t>(lane)]; },
       &runs);
   for (const std::atomic<int>& r : runs) CHECK_EQ(r.load(), 1);
 }
@@ -77,7 +74,7 @@ void test_thousands_of_small_rounds() {
   Random random(1);
   for (int32_t lanes = 2; lanes <= 5; ++lanes) {
     const dyndeploy_threads threads = own(lanes);
-    for (int round = 0; round < 1000; ++round) {
+    for (int round = 0; round < 2000; ++round) {
       check_tasks(&threads, random.integer(1, 6));
       // Now and then the helpers have gone to sleep.
       if (round % 100 == 0) usleep(500);
@@ -133,7 +130,11 @@ void test_busy_team() {
 }
 
 // ThreadSanitizer allows a forked child no threads of its own.
-constexpr bool kThreadsInChild = !kThreadSanitizer;
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kThreadsInChild = false;
+#else
+constexpr bool kThreadsInChild = true;
+#endif
 
 void in_a_child(void (*body)()) {
   const pid_t child = fork();

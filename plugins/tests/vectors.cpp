@@ -194,8 +194,7 @@ void check_multiply(Random& random, int64_t rows, int64_t columns, int64_t depth
   std::unique_ptr<int32_t[]> index;
   if (indexed) {
     index.reset(new int32_t[static_cast<size_t>(depth)]);
-    for (int64_t d = 0; d < depth; ++d)
-      index[static_cast<size_t>(d)] = static_cast<int32_t>(random.integer(0, packed_depth - 1));
+    for (int64_t d = 0; d < depth; ++d) index[static_cast<size_t>(d)] = static_cast<int32_t>(random.integer(0, packed_depth - 1));
   }
   Buffer packed(packed_floats(packed_depth, columns));
   for (int64_t p = 0; p < panel_count(columns); ++p)
@@ -206,8 +205,7 @@ void check_multiply(Random& random, int64_t rows, int64_t columns, int64_t depth
     for (int64_t j = 0; j < columns; ++j) {
       double sum = c[r * ldc + j], magnitude = std::fabs(sum);
       for (int64_t d = 0; d < depth; ++d) {
-        const double product =
-            static_cast<double>(a[r * lda + d]) * b[(indexed ? index[static_cast<size_t>(d)] : d) * columns + j];
+        const double product = static_cast<double>(a[r * lda + d]) * b[(indexed ? index[static_cast<size_t>(d)] : d) * columns + j];
         sum += product;
         magnitude += std::fabs(product);
       }
@@ -233,8 +231,8 @@ void check_multiply(Random& random, int64_t rows, int64_t columns, int64_t depth
   if (indexed) {
     Buffer halves = multiplied(a, lda, packed, packed_depth, index.get(), c, ldc, 0, rows, columns, step);
     for (int64_t p = 0; p < panel_count(columns); ++p)
-      multiply_panel(p, columns, rows, depth - step, a.get() + step, lda, packed.get(), packed_depth,
-                     index.get() + step, halves.get(), ldc);
+      multiply_panel(p, columns, rows, depth - step, a.get() + step, lda, packed.get(), packed_depth, index.get() + step,
+                     halves.get(), ldc);
     for (int64_t i = 0; i < (rows - 1) * ldc + padded_columns(columns); ++i) CHECK(same_bits(halves[i], got[i]));
   }
 }
@@ -246,8 +244,7 @@ void test_multiply() {
       check_multiply(random, rows, columns, random.pick<int64_t>({1, 2, 3, 9, 17}), random.chance(0.5));
   for (const int64_t depth : {0, 1, 100, 577})
     for (const bool indexed : {false, true})
-      for (const int64_t rows : {1, kRows - 1, kRows, 2 * kRows + 1})
-        check_multiply(random, rows, 3 * kWidth, depth, indexed && depth);
+      for (const int64_t rows : {1, kRows - 1, kRows, 2 * kRows + 1}) check_multiply(random, rows, 3 * kWidth, depth, indexed && depth);
 }
 
 // --- layout.h
@@ -292,8 +289,7 @@ class TestMap {
   TestMap(Random& random, int64_t n, int64_t c, int64_t h, int64_t w) : tensor_{} {
     const int64_t extents[4] = {n, c, h, w};
     // The axes from the innermost on: along C or along W the stride is 1.
-    static constexpr int kOrders[][4] = {{3, 2, 1, 0}, {1, 3, 2, 0}, {3, 1, 2, 0},
-                                         {1, 2, 3, 0}, {3, 2, 0, 1}, {1, 0, 2, 3}};
+    static constexpr int kOrders[][4] = {{3, 2, 1, 0}, {1, 3, 2, 0}, {3, 1, 2, 0}, {1, 2, 3, 0}, {3, 2, 0, 1}, {1, 0, 2, 3}};
     int64_t stride = 1;
     for (const int axis : kOrders[random.integer(0, 5)]) {
       tensor_.strides[axis] = extents[axis] > 1 ? stride : random.pick<int64_t>({0, 1, -5, 77});
@@ -306,8 +302,7 @@ class TestMap {
     }
     count_ = reach;
     memory_.reset(new T[static_cast<size_t>(count_)]);
-    for (int64_t i = 0; i < count_; ++i)
-      test::store_element(Dtype<T>::number, &memory_[static_cast<size_t>(i)], random.normal());
+    for (int64_t i = 0; i < count_; ++i) test::store_element(Dtype<T>::number, &memory_[static_cast<size_t>(i)], random.normal());
     tensor_.data = memory_.get();
     tensor_.rank = 4;
     tensor_.dtype = Dtype<T>::number;
@@ -322,9 +317,7 @@ class TestMap {
     for (int axis = 0; axis < 4; ++axis) sum += tensor_.extents[axis] > 1 ? at[axis] * tensor_.strides[axis] : 0;
     return sum;
   }
-  float value(int64_t i) const {
-    return static_cast<float>(test::load_element(Dtype<T>::number, &memory_[static_cast<size_t>(i)]));
-  }
+  float value(int64_t i) const { return static_cast<float>(test::load_element(Dtype<T>::number, &memory_[static_cast<size_t>(i)])); }
   std::vector<int64_t> strides() const { return {tensor_.strides, tensor_.strides + 4}; }
 
  private:

@@ -61,7 +61,8 @@ class DdfReference {
     for (int64_t n = 0; n < N; ++n)
       for (int64_t f = 0; f < a.scale * a.scale * C; ++f) {
         std::vector<Real> of_z;
-        for (int64_t t = 0; t < K; ++t) of_z.push_back(Real(dChannel(n, f * K + t)) * Real{channel_gain(f * K + t)});
+        for (int64_t t = 0; t < K; ++t)
+          of_z.push_back(Real(dChannel(n, f * K + t)) * Real{channel_gain(f * K + t)});
         const Normed normed = norm(channel_taps(n, f));
         for (int64_t t = 0; t < K; ++t) of_gain(f * K + t).add(Real(dChannel(n, f * K + t)) * normed.z[at(t)]);
         const std::vector<Real> slopes = norm_gradient(of_z, normed);
@@ -72,7 +73,8 @@ class DdfReference {
         for (int64_t i = 0; i < Ho; ++i)
           for (int64_t j = 0; j < Wo; ++j) {
             std::vector<Real> of_z;
-            for (int64_t t = 0; t < K; ++t) of_z.push_back(Real(dSpatial(n, f * K + t, i, j)) * Real{a.spatial_gain});
+            for (int64_t t = 0; t < K; ++t)
+              of_z.push_back(Real(dSpatial(n, f * K + t, i, j)) * Real{a.spatial_gain});
             const std::vector<Real> slopes = norm_gradient(of_z, norm(spatial_taps(n, f, i, j)));
             for (int64_t t = 0; t < K; ++t) of_spatial(n, f * K + t, i, j) = slopes[at(t)];
           }

@@ -22,8 +22,7 @@ class DgcReference {
       std::vector<double> sorted;
       for (int64_t other = 0; other < C; ++other) sorted.push_back(saliency(n, h * C + other));
       // A NaN is larger than all numbers.
-      std::sort(sorted.begin(), sorted.end(),
-                [](double s, double t) { return s < t || (std::isnan(t) && !std::isnan(s)); });
+      std::sort(sorted.begin(), sorted.end(), [](double s, double t) { return s < t || (std::isnan(t) && !std::isnan(s)); });
       limit = sorted[static_cast<size_t>(a.inactive - 1)];
     }
     return !(saliency(n, h * C + c) <= limit);

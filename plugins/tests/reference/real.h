@@ -92,8 +92,7 @@ using Reals = Array<Real>;
 using Doubles = Array<double>;
 
 // Ho and Wo of a window along one axis.
-inline int64_t output_size(int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t dilation,
-                           int64_t stride) {
+inline int64_t output_size(int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t dilation, int64_t stride) {
   return (size + before + after - (dilation * (kernel - 1) + 1)) / stride + 1;
 }
 
