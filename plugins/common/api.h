@@ -24,6 +24,7 @@ enum {
   DYNDEPLOY_OK = 0,
   DYNDEPLOY_BAD_ARGUMENT = 1, /* what was given contradicts itself or the operator */
   DYNDEPLOY_UNSUPPORTED = 2,  /* right, but these kernels cannot do it (a dtype, a layout, a size) */
+  DYNDEPLOY_FAILED = 3,       /* the CUDA runtime refused; what outputs hold is not defined */
 };
 
 /* What went wrong in the last call of this thread that did not return DYNDEPLOY_OK. */
@@ -71,6 +72,21 @@ typedef struct dyndeploy_resources {
   const void* packed; /* what the operator's pack function wrote, or NULL: weights are packed in the call */
   uint64_t packed_bytes;
 } dyndeploy_resources;
+
+/* What a call of a _cuda_ function may use besides its tensors, whose data lies in device memory.
+ *
+ * The calling thread's current device is that of the stream. A call enqueues its kernels there and returns: it allocates
+ * nothing, waits for nothing, reads nothing back, and may be captured into a CUDA graph. Two runs give the same bits.
+ */
+typedef struct dyndeploy_cuda_resources {
+  uint64_t size;            /* sizeof(dyndeploy_cuda_resources) */
+  void* stream;             /* a cudaStream_t; NULL: the default stream */
+  void* workspace;          /* device memory, as many bytes as the query said; any alignment */
+  uint64_t workspace_bytes; /* grows with every extent: the query for the largest tensors serves all smaller ones */
+  const void* packed;       /* what the operator's _cuda_pack wrote, or NULL: weights are packed in the call */
+  uint64_t packed_bytes;
+  int32_t tf32;             /* 1: factors of float32 products may be rounded to TF32's 10 bits of fraction */
+} dyndeploy_cuda_resources;
 
 /* The instruction set in use: "avx512", "avx2" or "portable". */
 DYNDEPLOY_API const char* dyndeploy_instructions(void);

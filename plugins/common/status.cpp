@@ -11,21 +11,18 @@ thread_local char message[512] = "";
 
 }  // namespace
 
-dyndeploy_status bad_argument(const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(message, sizeof message, format, arguments);
-  va_end(arguments);
-  return DYNDEPLOY_BAD_ARGUMENT;
-}
-
-dyndeploy_status unsupported(const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(message, sizeof message, format, arguments);
-  va_end(arguments);
-  return DYNDEPLOY_UNSUPPORTED;
-}
+#define DYNDEPLOY_DEFINE(name, status)                     \
+  dyndeploy_status name(const char* format, ...) {         \
+    va_list arguments;                                     \
+    va_start(arguments, format);                           \
+    std::vsnprintf(message, sizeof message, format, arguments); \
+    va_end(arguments);                                     \
+    return status;                                         \
+  }
+DYNDEPLOY_DEFINE(bad_argument, DYNDEPLOY_BAD_ARGUMENT)
+DYNDEPLOY_DEFINE(unsupported, DYNDEPLOY_UNSUPPORTED)
+DYNDEPLOY_DEFINE(failed, DYNDEPLOY_FAILED)
+#undef DYNDEPLOY_DEFINE
 
 }  // namespace dyndeploy
 

@@ -8,6 +8,7 @@ namespace dyndeploy {
 #define DYNDEPLOY_PRINTF __attribute__((format(printf, 1, 2), cold))
 dyndeploy_status bad_argument(const char* format, ...) DYNDEPLOY_PRINTF;
 dyndeploy_status unsupported(const char* format, ...) DYNDEPLOY_PRINTF;
+dyndeploy_status failed(const char* format, ...) DYNDEPLOY_PRINTF;
 #undef DYNDEPLOY_PRINTF
 
 }  // namespace dyndeploy

@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "common/gemm.h"
+#include "dcnv2/cpu.h"
 #include "dcnv2/sampling.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {

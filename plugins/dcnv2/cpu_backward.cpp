@@ -18,6 +18,7 @@
 #include <algorithm>
 
 #include "common/gemm.h"
+#include "dcnv2/cpu.h"
 #include "dcnv2/sampling.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {

@@ -1,13 +1,10 @@
-// What the C ABI hands to the kernels once everything is checked, and the kernels of every instruction set.
+// A call of the C ABI once its attributes and shapes are checked: what kernels work on, on every kind of machine.
 #pragma once
 
-#include "common/isa.h"
 #include "common/problem.h"
-#include "common/threads.h"
 #include "dcnv2/kernels.h"
 
-namespace dyndeploy {
-namespace dcnv2 {
+namespace dyndeploy::dcnv2 {
 
 // Order of inputs[] and gradients[].
 enum { kX, kOffsetMask, kW, kB };
@@ -28,22 +25,15 @@ struct Problem {
   int64_t depth() const { return window.taps() * group_channels(); }
 };
 
-}  // namespace dcnv2
+inline constexpr const char* kOp = "dcnv2";
+inline constexpr const char* kInputs[] = {"X", "offset_mask", "W", "B"};
 
-// Of a Problem only what follows from W and the attributes is looked at by the first two.
-DYNDEPLOY_DECLARE(uint64_t dcnv2_packed_bytes(const dcnv2::Problem& problem))
-DYNDEPLOY_DECLARE(void dcnv2_pack(const dcnv2::Problem& problem, const dyndeploy_tensor& W, void* packed))
-DYNDEPLOY_DECLARE(bool dcnv2_is_packed(const dcnv2::Problem& problem, const void* packed, uint64_t bytes))
+// What follows from the attributes and W alone, and is all that packing needs.
+dyndeploy_status resolve_weights(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* W, Problem* problem);
 
-DYNDEPLOY_DECLARE(uint64_t dcnv2_forward_workspace(const dcnv2::Problem& problem, const dyndeploy_tensor* inputs,
-                                                   const dyndeploy_resources* resources))
-DYNDEPLOY_DECLARE(void dcnv2_forward(const dcnv2::Problem& problem, const dyndeploy_tensor* inputs,
-                                     const dyndeploy_tensor& Y, const dyndeploy_resources* resources))
+dyndeploy_status resolve(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* inputs, Problem* problem);
 
-DYNDEPLOY_DECLARE(uint64_t dcnv2_backward_workspace(const dcnv2::Problem& problem, const dyndeploy_tensor* gradients,
-                                                    const dyndeploy_resources* resources))
-DYNDEPLOY_DECLARE(void dcnv2_backward(const dcnv2::Problem& problem, const dyndeploy_tensor& gradient,
-                                      const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients,
-                                      const dyndeploy_resources* resources))
+// Y, or the gradient of it.
+dyndeploy_status check_output(const char* name, const Problem& problem, const dyndeploy_tensor* output);
 
-}  // namespace dyndeploy
+}  // namespace dyndeploy::dcnv2

@@ -14,6 +14,7 @@
 // last runs at 90% of what two operations per tap can reach, planar at half of it.
 #include <algorithm>
 
+#include "ddf/cpu.h"
 #include "ddf/planes.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {

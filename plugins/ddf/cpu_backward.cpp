@@ -15,6 +15,7 @@
 // Tiles and the order of all sums follow from the problem alone. Cost: 5 operations per tap, X read once, g twice.
 #include <algorithm>
 
+#include "ddf/cpu.h"
 #include "ddf/planes.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {

@@ -1,75 +1,13 @@
+// The C ABI on CPUs: checks, then the kernels of the instruction set in use.
 #include "ddf/kernels.h"
 
-#include <algorithm>
+#include "ddf/cpu.h"
 
-#include "ddf/problem.h"
-
-namespace dyndeploy {
+namespace dyndeploy::ddf {
 namespace {
 
-using ddf::kChannelFilter;
-using ddf::kChannelGain;
-using ddf::kSpatialFilter;
-using ddf::kX;
-using ddf::Problem;
-
-constexpr const char* kOp = "ddf";
-constexpr const char* kInputs[] = {"X", "channel_filter", "spatial_filter", "channel_gain"};
 constexpr const char* kGradients[] = {"the gradient of X", "the gradient of channel_filter",
                                       "the gradient of spatial_filter", "the gradient of channel_gain"};
-
-dyndeploy_status resolve(const dyndeploy_ddf* attributes, const dyndeploy_tensor* inputs, Problem* problem) {
-  if (!attributes || !inputs) return bad_argument("%s: a pointer is NULL", kOp);
-  DYNDEPLOY_TRY(check_struct(kOp, attributes->size, sizeof(dyndeploy_ddf)));
-  const dyndeploy_tensor& X = inputs[kX];
-  const int32_t dtype = X.dtype;
-  DYNDEPLOY_TRY(check_tensor(kOp, "X", X, dtype, {-1, -1, -1, -1}));
-  DYNDEPLOY_TRY(check_map(kOp, "X", X));
-  const int64_t C = X.extents[1];
-  DYNDEPLOY_TRY(check_range(kOp, "heads", attributes->heads, 1, kMostExtent));
-  if (C % attributes->heads)
-    return bad_argument("%s: heads = %lld does not divide the %lld channels of X", kOp,
-                        static_cast<long long>(attributes->heads), static_cast<long long>(C));
-  DYNDEPLOY_TRY(check_range(kOp, "combine", attributes->combine, 0, 1));
-  DYNDEPLOY_TRY(check_range(kOp, "filter_norm", attributes->filter_norm, 0, 1));
-  DYNDEPLOY_TRY(check_range(kOp, "relu", attributes->relu, 0, 1));
-  const int64_t kh = attributes->kernel_shape[0], kw = attributes->kernel_shape[1];
-  DYNDEPLOY_TRY(
-      resolve_window(kOp, X, kh, kw, attributes->strides, attributes->pads, attributes->dilations, &problem->window));
-  // Every product of the shapes below fits a dim before it is computed.
-  const int64_t width = std::max(C, attributes->heads);
-  DYNDEPLOY_TRY(check_range(kOp, "scale", attributes->scale, 1, int64_t{1} << 15));
-  const int64_t branches = attributes->scale * attributes->scale, rest = kMostExtent / branches / width;
-  if (kh > rest / kw)
-    return unsupported("%s: scale^2 * channels * taps is more than 2^31", kOp);
-  const int64_t taps = kh * kw;
-  if (attributes->filter_norm && taps == 1)
-    return bad_argument("%s: filter_norm with a kernel of one tap, which has no standard deviation", kOp);
-
-  problem->N = X.extents[0];
-  problem->C = C;
-  problem->heads = attributes->heads;
-  problem->scale = attributes->scale;
-  problem->add = attributes->combine != 0;
-  problem->filter_norm = attributes->filter_norm != 0;
-  problem->relu = attributes->relu != 0;
-  problem->spatial_gain = attributes->spatial_gain;
-  problem->dtype = dtype;
-  const Window& window = problem->window;
-  DYNDEPLOY_TRY(check_tensor(kOp, "channel_filter", inputs[kChannelFilter], dtype, {problem->N, branches * C * taps}));
-  DYNDEPLOY_TRY(check_tensor(kOp, "spatial_filter", inputs[kSpatialFilter], dtype,
-                             {problem->N, branches * problem->heads * taps, window.Ho, window.Wo}));
-  return check_tensor(kOp, "channel_gain", inputs[kChannelGain], dtype, {branches * C * taps});
-}
-
-// Y, or the gradient of it.
-dyndeploy_status check_output(const char* name, const Problem& problem, const dyndeploy_tensor* output) {
-  if (!output) return bad_argument("%s: %s is NULL", kOp, name);
-  DYNDEPLOY_TRY(check_tensor(kOp, name, *output, problem.dtype,
-                             {problem.N, problem.C, problem.scale * problem.window.Ho,
-                              problem.scale * problem.window.Wo}));
-  return check_map(kOp, name, *output);
-}
 
 dyndeploy_status resolve_forward(const dyndeploy_ddf* attributes, const dyndeploy_tensor* inputs,
                                  const dyndeploy_tensor* output, const dyndeploy_resources* resources,
@@ -101,21 +39,10 @@ dyndeploy_status resolve_backward(const dyndeploy_ddf* attributes, const dyndepl
 }
 
 }  // namespace
-}  // namespace dyndeploy
+}  // namespace dyndeploy::ddf
 
 using namespace dyndeploy;
-
-dyndeploy_status dyndeploy_ddf_output(const dyndeploy_ddf* attributes, const dyndeploy_tensor inputs[4],
-                                      int64_t extents[4]) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve(attributes, inputs, &problem));
-  if (!extents) return bad_argument("%s: extents is NULL", kOp);
-  extents[0] = problem.N;
-  extents[1] = problem.C;
-  extents[2] = problem.scale * problem.window.Ho;
-  extents[3] = problem.scale * problem.window.Wo;
-  return DYNDEPLOY_OK;
-}
+using namespace dyndeploy::ddf;
 
 dyndeploy_status dyndeploy_ddf_cpu_forward_workspace(const dyndeploy_ddf* attributes, const dyndeploy_tensor inputs[4],
                                                      const dyndeploy_tensor* output,

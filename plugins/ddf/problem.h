@@ -1,13 +1,10 @@
-// What the C ABI hands to the kernels once everything is checked, and the kernels of every instruction set.
+// A call of the C ABI once its attributes and shapes are checked: what kernels work on, on every kind of machine.
 #pragma once
 
-#include "common/isa.h"
 #include "common/problem.h"
-#include "common/threads.h"
 #include "ddf/kernels.h"
 
-namespace dyndeploy {
-namespace ddf {
+namespace dyndeploy::ddf {
 
 // Order of inputs[] and gradients[].
 enum { kX, kChannelFilter, kSpatialFilter, kChannelGain };
@@ -24,17 +21,12 @@ struct Problem {
   int64_t head_channels() const { return C / heads; }
 };
 
-}  // namespace ddf
+inline constexpr const char* kOp = "ddf";
+inline constexpr const char* kInputs[] = {"X", "channel_filter", "spatial_filter", "channel_gain"};
 
-DYNDEPLOY_DECLARE(uint64_t ddf_forward_workspace(const ddf::Problem& problem, const dyndeploy_tensor* inputs,
-                                                 const dyndeploy_tensor& Y, const dyndeploy_resources* resources))
-DYNDEPLOY_DECLARE(void ddf_forward(const ddf::Problem& problem, const dyndeploy_tensor* inputs,
-                                   const dyndeploy_tensor& Y, const dyndeploy_resources* resources))
+dyndeploy_status resolve(const dyndeploy_ddf* attributes, const dyndeploy_tensor* inputs, Problem* problem);
 
-DYNDEPLOY_DECLARE(uint64_t ddf_backward_workspace(const ddf::Problem& problem, const dyndeploy_tensor* gradients,
-                                                  const dyndeploy_resources* resources))
-DYNDEPLOY_DECLARE(void ddf_backward(const ddf::Problem& problem, const dyndeploy_tensor& gradient,
-                                    const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients,
-                                    const dyndeploy_resources* resources))
+// Y, or the gradient of it.
+dyndeploy_status check_output(const char* name, const Problem& problem, const dyndeploy_tensor* output);
 
-}  // namespace dyndeploy
+}  // namespace dyndeploy::ddf

@@ -18,7 +18,7 @@
 
 #include "common/gemm.h"
 #include "common/layout.h"
-#include "dgc/problem.h"
+#include "dgc/cpu.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {
 namespace {

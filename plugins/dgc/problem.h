@@ -1,13 +1,10 @@
-// What the C ABI hands to the kernels once everything is checked, and the kernels of every instruction set.
+// A call of the C ABI once its attributes and shapes are checked: what kernels work on, on every kind of machine.
 #pragma once
 
-#include "common/isa.h"
 #include "common/problem.h"
-#include "common/threads.h"
 #include "dgc/kernels.h"
 
-namespace dyndeploy {
-namespace dgc {
+namespace dyndeploy::dgc {
 
 // Order of inputs[].
 enum { kX, kSaliency, kW, kB };
@@ -25,15 +22,15 @@ struct Problem {
   int64_t depth() const { return window.taps() * C; }
 };
 
-}  // namespace dgc
+inline constexpr const char* kOp = "dgc";
+inline constexpr const char* kInputs[] = {"X", "saliency", "W", "B"};
 
-// Of a Problem only what follows from W and the attributes is looked at by the first three.
-DYNDEPLOY_DECLARE(uint64_t dgc_packed_bytes(const dgc::Problem& problem))
-DYNDEPLOY_DECLARE(void dgc_pack(const dgc::Problem& problem, const dyndeploy_tensor& W, void* packed))
-DYNDEPLOY_DECLARE(bool dgc_is_packed(const dgc::Problem& problem, const void* packed, uint64_t bytes))
+// What follows from the attributes and W alone, and is all that packing needs.
+dyndeploy_status resolve_weights(const dyndeploy_dgc* attributes, const dyndeploy_tensor* W, Problem* problem);
 
-DYNDEPLOY_DECLARE(uint64_t dgc_forward_workspace(const dgc::Problem& problem, const dyndeploy_resources* resources))
-DYNDEPLOY_DECLARE(void dgc_forward(const dgc::Problem& problem, const dyndeploy_tensor* inputs,
-                                   const dyndeploy_tensor& Y, const dyndeploy_resources* resources))
+dyndeploy_status resolve(const dyndeploy_dgc* attributes, const dyndeploy_tensor* inputs, Problem* problem);
 
-}  // namespace dyndeploy
+// Y, of the right shape.
+dyndeploy_status check_output(const Problem& problem, const dyndeploy_tensor* output);
+
+}  // namespace dyndeploy::dgc

@@ -20,7 +20,7 @@
 
 #include "common/gemm.h"
 #include "common/layout.h"
-#include "drconv/problem.h"
+#include "drconv/cpu.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {
 namespace {

@@ -1,13 +1,10 @@
-// What the C ABI hands to the kernels once everything is checked, and the kernels of every instruction set.
+// A call of the C ABI once its attributes and shapes are checked: what kernels work on, on every kind of machine.
 #pragma once
 
-#include "common/isa.h"
 #include "common/problem.h"
-#include "common/threads.h"
 #include "drconv/kernels.h"
 
-namespace dyndeploy {
-namespace drconv {
+namespace dyndeploy::drconv {
 
 // Order of inputs[].
 enum { kX, kFilters, kGuide, kB };
@@ -23,12 +20,12 @@ struct Problem {
   int64_t depth() const { return C * window.taps(); }
 };
 
-}  // namespace drconv
+inline constexpr const char* kOp = "drconv";
+inline constexpr const char* kInputs[] = {"X", "filters", "guide", "B"};
 
-DYNDEPLOY_DECLARE(uint64_t drconv_forward_workspace(const drconv::Problem& problem, const dyndeploy_tensor* inputs,
-                                                    const dyndeploy_tensor& Y,
-                                                    const dyndeploy_resources* resources))
-DYNDEPLOY_DECLARE(void drconv_forward(const drconv::Problem& problem, const dyndeploy_tensor* inputs,
-                                      const dyndeploy_tensor& Y, const dyndeploy_resources* resources))
+dyndeploy_status resolve(const dyndeploy_drconv* a, const dyndeploy_tensor* inputs, Problem* problem);
 
-}  // namespace dyndeploy
+// Y, of the right shape.
+dyndeploy_status check_output(const Problem& problem, const dyndeploy_tensor* output);
+
+}  // namespace dyndeploy::drconv

@@ -1,116 +1,41 @@
 // DRConv: forward in all layouts, dtypes, instruction sets and lanes; equal and missing logits; misuse.
-#include "misuse.h"
-#include "operator.h"
-#include "reference/drconv.h"
+#include "cases/drconv.h"
+#include "cpu/misuse.h"
+#include "cpu/operator.h"
 
 namespace dyndeploy::test {
 namespace {
 
-struct Drconv {
-  using Attributes = dyndeploy_drconv;
-  using Reference = DrconvReference;
-  static constexpr const char* name = "drconv";
-  static constexpr const char* inputs[] = {"X", "filters", "guide", "B"};
-  static constexpr auto output = dyndeploy_drconv_output;
+struct DrconvCpu : Drconv {
+  using Machine = Cpu;
   static constexpr auto forward_workspace = dyndeploy_drconv_cpu_forward_workspace;
   static constexpr auto forward = dyndeploy_drconv_cpu_forward;
-
-  static std::vector<Number> numbers(Attributes& a) {
-    std::vector<Number> all = window_numbers(a);
-    all.insert(all.end(), {{"kernel", &a.kernel_shape[0]},
-                           {"kernel", &a.kernel_shape[1]},
-                           {"regions", &a.regions},
-                           {"relu", &a.relu}});
-    return all;
-  }
-  static std::string floats(const Attributes&) { return ""; }
 };
 
-// How the regions lie.
-enum class Guide { noise, ties, one, blocks, special };
-
-double some_logit(Random& random, Guide guide, int64_t region, int64_t i, int64_t regions) {
-  switch (guide) {
-    case Guide::noise:
-      return random.normal();
-    case Guide::ties:
-      return static_cast<double>(random.integer(-1, 1));
-    case Guide::one:
-      return region == regions - 1;
-    case Guide::blocks:
-      return region == i / 3 % regions ? 2 : 0;
-    default:
-      return random.pick<double>({NAN, -NAN, HUGE_VAL, -HUGE_VAL, 0.0, -0.0, 1.0, -1.0, 1.0});
-  }
-}
-
-dyndeploy_drconv attributes_of(Random& random, const WindowCase& window, int64_t regions) {
-  dyndeploy_drconv a{};
-  a.size = sizeof a;
-  window.write(a);
-  std::copy(window.kernel, window.kernel + 2, a.kernel_shape);
-  a.regions = regions;
-  a.relu = random.integer(0, 1);
-  return a;
-}
-
-Extents extents_of(const dyndeploy_drconv& a, const WindowCase& window, int64_t C, int64_t O) {
-  return {{window.N, C, window.H, window.W},
-          {window.N, product({a.regions, O}), product({C, window.taps()})},
-          {window.N, a.regions, window.Ho, window.Wo},
-          {O}};
-}
-
-Case<Drconv> case_of(Random& random, const WindowCase& window, int64_t regions, int64_t C, int64_t O, Guide kind) {
-  Case<Drconv> drawn{attributes_of(random, window, regions), {}};
-  for (const auto& extents : extents_of(drawn.attributes, window, C, O))
-    drawn.inputs.push_back(normal_values(random, extents));
-  for (int64_t n = 0; n < window.N; ++n)
-    for (int64_t t = 0; t < regions; ++t)
-      for (int64_t i = 0; i < window.Ho; ++i)
-        for (int64_t j = 0; j < window.Wo; ++j) drawn.inputs[2](n, t, i, j) = some_logit(random, kind, t, i, regions);
-  return drawn;
-}
-
-Case<Drconv> some_case(Random& random, int64_t budget) {
-  const WindowCase window(random);
-  int64_t regions = random.pick<int64_t>({1, 2, 3, 8, 8, 8, 32}), c = random.size(600), o = random.size(600);
-  const int64_t K = window.taps(), N = std::max<int64_t>(window.N, 1);
-  fit(budget, N * window.pixels() * K, {&c, &o});
-  fit(2 * budget, N * K, {&regions, &c, &o});
-  if (random.chance(0.02)) c = 0;
-  if (random.chance(0.02)) o = 0;
-  return case_of(random, window, regions, c, o,
-                 random.pick({Guide::noise, Guide::noise, Guide::ties, Guide::one, Guide::blocks, Guide::special}));
-}
-
 void run_forward(Random& random) {
-  Call<Drconv> call(random, some_case(random, 150000), some_dtype(random));
+  Call<DrconvCpu> call(random, some_case(random, 150000), some_dtype(random));
   const Note note("forward: ", call.text());
   check_forward(random, call);
 }
 
 // What is no number in a pixel is in all results whose window has it, and in no others.
 void run_special(Random& random) {
-  Case<Drconv> drawn = some_case(random, 40000);
+  DrconvCase drawn = some_case(random, 40000);
   spoil(random, drawn.inputs[0]);
-  Call<Drconv> call(random, drawn, some_dtype(random));
+  Call<DrconvCpu> call(random, drawn, some_dtype(random));
   const Note note("special: ", call.text());
   check_forward(random, call);
 }
 
 void run_concurrent(Random& random) {
-  check_concurrent(random, Call<Drconv>(random, some_case(random, 150000), some_dtype(random)));
+  check_concurrent(random, Call<DrconvCpu>(random, some_case(random, 150000), some_dtype(random)));
 }
 
 void run_huge(Random& random) {
   const WindowCase window = WindowCase::huge(random);
   const dyndeploy_drconv a = attributes_of(random, window, huge_number(random));
-  check_queries<Drconv>(a, extents_of(a, window, huge_number(random), huge_number(random)));
+  check_queries<DrconvCpu>(a, extents_of(a, window, huge_number(random), huge_number(random)));
 }
-
-// All extents are larger than 1.
-Case<Drconv> usual_case(Random& random) { return case_of(random, WindowCase(), 3, 4, 5, Guide::noise); }
 
 }  // namespace
 }  // namespace dyndeploy::test
@@ -122,5 +47,5 @@ int main(int argc, char** argv) {
   fuzz(argc, argv, 5, run_concurrent);
   fuzz(argc, argv, 3000, run_huge);
   Random random(1);
-  check_misuse(random, usual_case);
+  check_misuse<DrconvCpu>(random, usual_case);
 }

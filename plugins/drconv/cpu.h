@@ -1,0 +1,16 @@
+// The CPU kernels, one set for every instruction set.
+#pragma once
+
+#include "common/isa.h"
+#include "common/threads.h"
+#include "drconv/problem.h"
+
+namespace dyndeploy {
+
+DYNDEPLOY_DECLARE(uint64_t drconv_forward_workspace(const drconv::Problem& problem, const dyndeploy_tensor* inputs,
+                                                    const dyndeploy_tensor& Y,
+                                                    const dyndeploy_resources* resources))
+DYNDEPLOY_DECLARE(void drconv_forward(const drconv::Problem& problem, const dyndeploy_tensor* inputs,
+                                      const dyndeploy_tensor& Y, const dyndeploy_resources* resources))
+
+}  // namespace dyndeploy
