@@ -4,9 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 NATIVE := $(shell find plugins -path plugins/tests -prune -o -type f -print)
+# Of the GPUs that CUDA kernels are compiled for here, where there is an nvcc: one, to be quick, and PTX for later ones.
+CUDA_ARCHITECTURES ?= 80
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-slow networks lint bench bench-cpu clean
+.PHONY: help demo test test-native test-slow test-gpu networks lint bench bench-cpu bench-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -14,13 +16,14 @@ help:  ## list the targets
 $(READY): pyproject.toml constraints.txt $(NATIVE)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]' \
+	  -C 'cmake.define.DYNDEPLOY_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)'
 	@touch $@
 
 demo: $(READY)  ## train a small network with all five layers, export it, prove it
 	$(BIN)/dyndeploy demo
 
-test: $(READY)  ## every test
+test: $(READY) test-emulator  ## every test that needs no GPU, the CUDA kernels under an emulator among them
 	$(BIN)/python -m pytest -n auto
 
 test-slow: $(READY)  ## every network in full size: exported, checked
@@ -34,16 +37,35 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-native:  ## the kernels under AddressSanitizer with UBSan, and under ThreadSanitizer
-	cd plugins && for preset in asan tsan; do \
-	  cmake --preset $$preset && cmake --build --preset $$preset --parallel 2 && ctest --preset $$preset || exit 1; \
+# Configure, build, test: in plugins/CMakePresets.json.
+PRESETS = cd plugins && for preset in $(1); do \
+  cmake --preset $$preset && cmake --build --preset $$preset --parallel 2 && ctest --preset $$preset --parallel 2 || exit 1; \
+done
+
+test-native:  ## the CPU kernels under AddressSanitizer with UBSan, and under ThreadSanitizer
+	$(call PRESETS,asan tsan)
+
+test-emulator:  ## the CUDA kernels on an emulated GPU, under AddressSanitizer with UBSan, and with its own checker
+	$(call PRESETS,emulator emulator-checked)
+
+test-gpu: $(READY)  ## on a GPU: the CUDA kernels through the C ABI and in PyTorch, compute-sanitizer
+	$(call PRESETS,gpu)
+	for tool in memcheck racecheck initcheck; do \
+	  for test in build/native-gpu/tests/test_*_gpu; do compute-sanitizer --tool $$tool --error-exitcode 1 $$test 5 || exit 1; done; \
 	done
+	$(BIN)/python -m pytest -m gpu
+
+cuda-report: $(READY)  ## registers, spills, shared memory, occupancy, tensor cores: what nvcc made of the CUDA kernels
+	$(BIN)/python benchmarks/cuda_report.py
 
 bench: $(READY)  ## latency per runtime of the recipes in export/
 	$(BIN)/python benchmarks/cpu.py
 
 bench-cpu: $(READY)  ## the kernels against the fastest peers; what is not installed is left out
 	$(BIN)/python benchmarks/cpu_kernels.py
+
+bench-gpu: $(READY)  ## the CUDA kernels against the fastest peers and the roofline, on a GPU
+	$(BIN)/python benchmarks/gpu_kernels.py
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

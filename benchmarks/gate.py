@@ -18,7 +18,7 @@ import os
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -134,13 +134,17 @@ def measure(
         rounds: turns per engine.
         patience: seconds that a turn may wait for an idle machine, repetitions included.
     """
-    order = list(engines)
-    turns: dict[str, list[tuple[Turn, bool]]] = {name: [] for name in order}
-    for index in range(rounds):
-        first = index % max(len(order), 1)
-        for name in order[first:] + order[:first]:
-            turns[name].append(machine.quiet_turn(engines[name], patience))
+    turns: dict[str, list[tuple[Turn, bool]]] = {name: [] for name in engines}
+    for name in in_turns(list(engines), rounds):
+        turns[name].append(machine.quiet_turn(engines[name], patience))
     return {name: _timing(taken) for name, taken in turns.items()}
+
+
+def in_turns(names: Sequence[str], rounds: int) -> Iterator[str]:
+    """All names once a round, another one first each time."""
+    for index in range(rounds):
+        first = index % max(len(names), 1)
+        yield from (*names[first:], *names[:first])
 
 
 def _timing(turns: Sequence[tuple[Turn, bool]]) -> Timing:
@@ -154,12 +158,13 @@ class Worker:
 
     Args:
         prepare: a module's function that gets a task ready: task -> (what is timed, an answer about it).
+        take: a module's function that times it: a turn.
     """
 
-    def __init__(self, prepare: Callable[..., tuple[Call, Any]]) -> None:
+    def __init__(self, prepare: Callable[..., tuple[Any, Any]], take: Callable[[Any], Any] = take_turn) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would inherit the threads' locks
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(prepare, other), daemon=True)
+        self._process = context.Process(target=_serve, args=(prepare, take, other), daemon=True)
         self._process.start()
         other.close()
 
@@ -185,11 +190,10 @@ class Worker:
             raise RuntimeError(answer.text)
         return answer
 
-    def turn(self) -> Turn:
-        """Take a turn with the last task."""
+    def turn(self) -> Any:
+        """Take a turn with the last task; what `take` made of it."""
         self._pipe.send(None)
-        turn: Turn = self.answer()
-        return turn
+        return self.answer()
 
     def close(self) -> None:
         """End the process."""
@@ -202,8 +206,8 @@ class _Failure:
     text: str
 
 
-def _serve(prepare: Callable[..., tuple[Call, Any]], pipe: Connection) -> None:
-    call: Call | None = None
+def _serve(prepare: Callable[..., tuple[Any, Any]], take: Callable[[Any], Any], pipe: Connection) -> None:
+    call: Any = None
     while True:
         try:
             task = pipe.recv()
@@ -212,7 +216,7 @@ def _serve(prepare: Callable[..., tuple[Call, Any]], pipe: Connection) -> None:
         try:
             if task is None:
                 assert call is not None
-                answer: Any = take_turn(call)
+                answer: Any = take(call)
             else:
                 call = None  # the last task's memory
                 call, answer = prepare(*task)

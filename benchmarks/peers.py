@@ -199,8 +199,8 @@ def deform_conv_ncnn(problem: Problem, arrays: Arrays, threads: int) -> Ready:
 def ours_torch(problem: Problem, arrays: Arrays, threads: int, channels_last: bool = False) -> Ready:
     _need("cpu")
     tensors = _tensors(arrays, threads, channels_last)
-    op = _public_function(problem)
-    keywords = _keywords(problem)
+    op = problem.public_function()
+    keywords = problem.public_keywords()
     return lambda: op(*tensors, **keywords), _array
 
 
@@ -262,8 +262,8 @@ def ddf_up_composed(problem: Problem, arrays: Arrays, threads: int, channels_las
     _need("cpu")
     x, channel, spatial, gain = _tensors(arrays, threads, channels_last)
     sub_pixels = problem.scale**2
-    op = _public_function(problem)
-    keywords = {**_keywords(problem), "scale": 1}
+    op = problem.public_function()
+    keywords = {**problem.public_keywords(), "scale": 1}
     filters = list(zip(channel.chunk(sub_pixels, 1), spatial.chunk(sub_pixels, 1), gain.chunk(sub_pixels)))
 
     def call() -> Any:
@@ -327,16 +327,6 @@ def _tensors(arrays: Arrays, threads: int, channels_last: bool = False) -> list[
 def _array(y: Any) -> np.ndarray[Any, Any]:
     array: np.ndarray[Any, Any] = y.contiguous().numpy()
     return array
-
-
-def _public_function(problem: Problem) -> Any:
-    module = importlib.import_module(f"dyndeploy.ops.{problem.operator}.op")
-    return getattr(module, str(problem.case.spec.torch_name))
-
-
-def _keywords(problem: Problem) -> dict[str, Any]:
-    """The attributes under the public function's names; it calls `combine` by words, and its default is meant."""
-    return {name: value for name, value in problem.case.keywords.items() if name != "combine"}
 
 
 # --- Networks

@@ -15,6 +15,10 @@ from dyndeploy.testing.cases import Case
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
+#: Of X, of one image.
+CLASSIFICATION = ((1, 128, 28, 28), (1, 256, 14, 14), (1, 512, 7, 7))
+DETECTION = ((1, 128, 100, 167), (1, 256, 50, 84), (1, 512, 25, 42))
+
 HEADS = 4  # of DGC
 KEEP = 0.25  # of the channels, by every head of DGC
 REGIONS = 8  # of DRConv
@@ -23,7 +27,7 @@ _PATCHES = 4  # along the longer side of a coherent region map
 
 @dataclass(frozen=True)
 class Problem:
-    """One call of an operator: 3x3 taps, padding 1, as many output channels as input channels, float32, bias 0.
+    """One call of an operator: 3x3 taps, padding 1, as many output channels as input channels, bias 0.
 
     Attributes:
         operator: its folder.
@@ -32,6 +36,7 @@ class Problem:
         offsets_px: standard deviation of DCNv2's offsets, in pixels.
         coherent: DRConv's regions are patches, as a trained guide makes them; else every pixel is on its own.
         scale: of DDF-Up; 1 is DDF.
+        dtype: of all tensors; what is drawn is float32 still.
     """
 
     operator: str
@@ -40,6 +45,7 @@ class Problem:
     offsets_px: float = 2.0
     coherent: bool = False
     scale: int = 1
+    dtype: str = "float32"
 
     def __str__(self) -> str:
         text = "x".join(map(str, self.shape)) + (f" s{self.stride}" if self.stride != 1 else "")
@@ -81,7 +87,15 @@ class Problem:
             drawn["guide"] = coarse.repeat(side, 2).repeat(side, 3)[:, :, :height, :width].copy()
         return drawn
 
-    def plain_weight(self, arrays: Arrays) -> np.ndarray[Any, Any]:
+    def public_function(self) -> Any:
+        """The operator as a user of torch calls it."""
+        return getattr(importlib.import_module(f"dyndeploy.ops.{self.operator}.op"), str(self.case.spec.torch_name))
+
+    def public_keywords(self) -> dict[str, Any]:
+        """Its attributes by name; it calls `combine` by words, and its default is meant."""
+        return {name: value for name, value in self.case.keywords.items() if name != "combine"}
+
+    def plain_weight(self, arrays: dict[str, Any]) -> Any:
         """[C, C, 3, 3] of a plain convolution on the same map; for DDF [C, 1, 3, 3] of a depthwise one."""
         c = self.shape[1]
         if self.operator == "ddf":
@@ -92,29 +106,45 @@ class Problem:
         """What an engine has to give: of the "operator", a "plain" convolution, or a "copy"."""
         import torch
 
+        array: np.ndarray[Any, Any] = self.solve(computes, {n: torch.from_numpy(a) for n, a in arrays.items()}).numpy()
+        return array
+
+    def solve(self, computes: str, tensors: dict[str, Any]) -> Any:
+        """`answer` with torch tensors."""
+        import torch
+
         if computes == "copy":
-            return arrays["X"]
-        tensors = [torch.from_numpy(array) for array in arrays.values()]
+            return tensors["X"]
         if computes == "operator":
             reference = importlib.import_module(f"dyndeploy.ops.{self.operator}.reference")
-            y = reference.forward(*tensors, **self.case.keywords)
-        else:
-            groups = self.shape[1] if self.operator == "ddf" else 1
-            weight = torch.from_numpy(self.plain_weight(arrays))
-            y = torch.nn.functional.conv2d(tensors[0], weight, None, self.stride, 1, 1, groups)
-        return y.numpy()
+            return reference.forward(*tensors.values(), **self.case.keywords)
+        groups = self.shape[1] if self.operator == "ddf" else 1
+        return torch.nn.functional.conv2d(tensors["X"], self.plain_weight(tensors), None, self.stride, 1, 1, groups)
 
     def work(self, computes: str) -> tuple[int, int]:
         """Multiply-accumulates and bytes (of inputs and output, each touched once) of "operator", "plain" or "copy"."""
-        case, (n, c, h, w) = self.case, self.shape
+        case, (n, c, h, w), size = self.case, self.shape, 4 if self.dtype == "float32" else 2
         shapes = [*case.shapes(), case.spec.output_shape(case.shapes(), case.attributes)]
         if computes == "copy":
-            return 0, 8 * n * c * h * w
+            return 0, 2 * size * n * c * h * w
         if computes == "operator":
-            return case.spec.operations(shapes[:-1], case.attributes)[0], 4 * sum(map(_size, shapes))
+            return case.spec.operations(shapes[:-1], case.attributes)[0], size * sum(map(_size, shapes))
         weight = c * (1 if self.operator == "ddf" else c) * 9
         pixels = n * -(-h // self.stride) * -(-w // self.stride)
-        return pixels * weight, 4 * (n * c * h * w + pixels * c + weight)
+        return pixels * weight, size * (n * c * h * w + pixels * c + weight)
+
+
+def is_detection(item: Problem | Network) -> bool:
+    """Whether the map is as large as in detection."""
+    return isinstance(item, Problem) and (1, *item.shape[1:]) in DETECTION
+
+
+def shape_of(text: str) -> tuple[int, ...]:
+    """(1, 256, 14, 14) of "1x256x14x14"."""
+    shape = tuple(map(int, text.split("x")))
+    if len(shape) != 4:
+        raise ValueError(text)
+    return shape
 
 
 @dataclass(frozen=True)

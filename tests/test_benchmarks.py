@@ -147,7 +147,7 @@ def test_calls_to_warm_up_are_not_counted():
 
 
 def comparison(**bars):
-    from cpu_kernels import Bar, Comparison
+    from compare import Bar, Comparison
     from problems import Problem
 
     items = (Problem("ddf", (1, 8, 4, 4)), Problem("ddf", (2, 8, 4, 4), 2))
@@ -156,7 +156,7 @@ def comparison(**bars):
 
 
 def measured(items, *times):
-    from cpu_kernels import Row
+    from compare import Row
     from gate import Timing
 
     return [
@@ -166,7 +166,7 @@ def measured(items, *times):
 
 
 def test_bars_are_judged_by_the_fastest_rival():
-    from cpu_kernels import verdicts
+    from compare import verdicts
 
     table = comparison(
         faster={"rivals": ("slow", "fast", "none"), "factor": 1.5, "geometric_mean": 1.2},
@@ -185,7 +185,7 @@ def test_bars_are_judged_by_the_fastest_rival():
 
 
 def test_table_shows_times_ratios_and_who_is_left_out(capsys):
-    from cpu_kernels import print_comparison
+    from compare import print_comparison
     from rich.console import Console
 
     table = comparison(faster={"rivals": ("slow", "fast"), "factor": 1.5})
@@ -230,3 +230,25 @@ def test_inputs_are_what_the_problem_says():
     assert (regions[:4, :4] == regions[0, 0]).all()
     macs, moved = Problem("ddf", (1, 8, 5, 5), 2).work("plain")
     assert (macs, moved) == (8 * 9 * 9, 4 * (8 * 25 + 8 * 9 + 8 * 9))
+
+
+def test_bandwidths_are_compared_by_bytes():
+    from compare import Bar, Row
+    from gate import Timing
+
+    times = {"ours": Timing(2.0, 2.0, 3, 0), "copy": Timing(8.0, 8.0, 3, 0)}
+    row = Row(None, times, {}, {"ours": (0, 150), "copy": (0, 1000)})
+    assert Bar("ours", ("copy",), 0.7, bandwidth=True).ratio(row) == pytest.approx(0.6)
+
+
+def test_what_was_only_launched_is_compared_with_launches():
+    from compare import Bar, Row
+    from gate import Timing
+
+    def ms(**times):
+        return {name: Timing(time, time, 3, 0) for name, time in times.items()}
+
+    row = Row(None, ms(ours=1.0, fast=2.0), {}, otherwise=ms(ours=5.0, fast=10.0, slow=30.0))
+    assert Bar("ours", ("fast",), 1).ratio(row) == 2
+    assert Bar("ours", ("slow",), 1).ratio(row) == 6
+    assert Bar("ours", ("slow", "fast"), 1).ratio(row) == 2

@@ -50,6 +50,20 @@ class Resources(ctypes.Structure):
     ]
 
 
+class CudaResources(ctypes.Structure):
+    """dyndeploy_cuda_resources."""
+
+    _fields_: ClassVar = [
+        ("size", ctypes.c_uint64),
+        ("stream", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_uint64),
+        ("packed", ctypes.c_void_p),
+        ("packed_bytes", ctypes.c_uint64),
+        ("tf32", ctypes.c_int32),
+    ]
+
+
 @functools.cache
 def attributes_type(spec: OpSpec) -> type[ctypes.Structure]:
     """The operator's attribute struct: its size, then the attributes of the spec in their order."""

@@ -1,4 +1,4 @@
-"""The compiled libraries: their files, the loaded one, its switches."""
+"""The compiled libraries: their files, the loaded ones, their switches."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ import dyndeploy
 from dyndeploy.errors import DynError, nearest
 
 #: Name -> stem of the file.
-_FILES = {"cpu": "libdyndeploy_cpu", "onnxruntime": "libdyndeploy_ort"}
+_FILES = {"cpu": "libdyndeploy_cpu", "onnxruntime": "libdyndeploy_ort", "cuda": "libdyndeploy_cuda"}
+#: Name -> what it is compiled with.
+_COMPILERS = {"cpu": "g++ or clang", "onnxruntime": "g++ or clang", "cuda": "nvcc beside g++ or clang"}
 _SUFFIXES = (".so", ".dylib")
+_REINSTALL = "pip install --force-reinstall --no-deps dyndeploy   (from a checkout: pip install .)"
+_NVCC = "pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl"
+#: Statuses of the C ABI: of a call that the kernels cannot do, and of one that the CUDA runtime refused.
+UNSUPPORTED, FAILED = 2, 3
 #: How often another instruction set was chosen: what was asked of the library before may be out of date.
 changes = 0
 _enabled = ContextVar("native_enabled", default=True)
+_emulated: ContextVar[Path | None] = ContextVar("native_emulated", default=None)
 
 
 def library_names() -> list[str]:
@@ -29,8 +36,8 @@ def library_path(name: str) -> Path:
     """Where a compiled library of dyndeploy lies, to be given to a program that loads it.
 
     Args:
-        name: "cpu", the kernels behind a C ABI (plugins/<op>/kernels.h), or "onnxruntime", the custom ops for
-            ONNX Runtime (`SessionOptions.register_custom_ops_library`).
+        name: "cpu" or "cuda", the kernels behind a C ABI (plugins/<op>/kernels.h), or "onnxruntime", the custom ops
+            for ONNX Runtime (`SessionOptions.register_custom_ops_library`).
 
     Raises:
         DynError: there is no such library, or this installation lacks it.
@@ -49,38 +56,60 @@ def library_path(name: str) -> Path:
                 return file
     raise DynError(
         f"{_FILES[name]}.so is not part of this installation.",
-        why="It is compiled when dyndeploy is installed, which needs g++ or clang.",
-        fix="pip install --force-reinstall --no-deps dyndeploy   (from a checkout: pip install .)",
+        why=f"It is compiled when dyndeploy is installed, which needs {_COMPILERS[name]}.",
+        fix=reinstall(name),
     )
 
 
-@functools.cache
-def load() -> ctypes.CDLL:
-    """The loaded CPU library.
+def reinstall(name: str) -> str:
+    """What to type where a library is missing."""
+    return f"{_NVCC} && {_REINSTALL}" if name == "cuda" else _REINSTALL
+
+
+def load(name: str = "cpu") -> ctypes.CDLL:
+    """The loaded library of kernels for "cpu" or "cuda".
 
     Raises:
         DynError: it is not there, or it does not load.
     """
-    path = library_path("cpu")
+    return load_file(library_path(name))
+
+
+@functools.cache
+def load_file(path: Path) -> ctypes.CDLL:
+    """The loaded library of a file.
+
+    Raises:
+        DynError: it does not load.
+    """
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise DynError(f"{path} does not load.", why=str(error), fix="Install dyndeploy on this machine.") from error
     library.dyndeploy_message.restype = ctypes.c_char_p
-    library.dyndeploy_instructions.restype = ctypes.c_char_p
-    library.dyndeploy_use_instructions.argtypes = [ctypes.c_char_p]
     return library
 
 
-def check_status(label: str, status: int) -> None:
-    """Raise DynError when a function of the library did not return 0; `label` says what was called."""
+def check_status(label: str, status: int, library: ctypes.CDLL | None = None, fix: str | None = None) -> None:
+    """Raise DynError when a function of a library did not return 0.
+
+    Args:
+        label: what was called.
+        status: what it returned, in this thread.
+        library: of the function, which has the message; the CPU library by default.
+        fix: what to do.
+    """
     if status != 0:
-        raise DynError(f"{label}: the native kernel refuses the call.", why=load().dyndeploy_message().decode())
+        who = "CUDA runtime" if status == FAILED else "native kernel"
+        message = (library or load()).dyndeploy_message()
+        raise DynError(f"{label}: the {who} refuses the call.", why=message.decode(), fix=fix)
 
 
 def instructions() -> str:
     """The instruction set that the CPU kernels use: "avx512", "avx2" or "portable"."""
-    return str(load().dyndeploy_instructions().decode())
+    function = load().dyndeploy_instructions
+    function.restype = ctypes.c_char_p
+    return str(function().decode())
 
 
 @contextmanager
@@ -100,12 +129,14 @@ def using(instruction_set: str) -> Iterator[None]:
 
 def _use(instruction_set: str) -> None:
     global changes  # noqa: PLW0603  # the library's own state is as global
-    check_status("use_instructions", load().dyndeploy_use_instructions(instruction_set.encode()))
+    function = load().dyndeploy_use_instructions
+    function.argtypes = [ctypes.c_char_p]
+    check_status("use_instructions", function(instruction_set.encode()))
     changes += 1
 
 
 def enabled() -> bool:
-    """Whether the torch ops may use the library."""
+    """Whether the torch ops may use the libraries."""
     return _enabled.get()
 
 
@@ -117,3 +148,24 @@ def disabled() -> Iterator[None]:
         yield
     finally:
         _enabled.reset(token)
+
+
+def emulated() -> Path | None:
+    """The library of `emulating`, in its block."""
+    return _emulated.get()
+
+
+@contextmanager
+def emulating(path: Path) -> Iterator[None]:
+    """Send tensors on the CPU to the CUDA kernels in this block, run by the emulator; for tests, and very slow.
+
+    What is between the torch ops and the kernels is then tested without a GPU as well.
+
+    Args:
+        path: of libdyndeploy_cuda_emulated, the CUDA kernels compiled for the CPU (plugins/emulator).
+    """
+    token = _emulated.set(path)
+    try:
+        yield
+    finally:
+        _emulated.reset(token)

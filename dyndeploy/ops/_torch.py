@@ -1,7 +1,8 @@
 """How an operator becomes a torch custom op: schema from the OpSpec, fake kernel, autograd, autocast, checks.
 
 An operator brings two plain functions (reference.py), `forward` and `backward`; everything that is the same for all of
-them is here, once. Tensors on the CPU go to the compiled kernels (`dyndeploy.native`), all others to the references.
+them is here, once. Tensors go to the compiled kernels of their device (`dyndeploy.native`), where it has none to the
+references.
 """
 
 from __future__ import annotations

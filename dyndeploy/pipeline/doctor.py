@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from dyndeploy.native.library import reinstall
 from dyndeploy.pipeline import environment
 from dyndeploy.pipeline.environment import Library, Package
 
@@ -82,21 +83,28 @@ def doctor(progress: Callable[[str], None] | None = None) -> Diagnosis:
     tools: dict[str, str] = guarded("compilers", environment.tools, {})
     packages: dict[str, Package] = guarded("packages", environment.packages, {})
     libraries: dict[str, Library] = guarded("libraries", environment.libraries, {})
-    problems += guarded("own libraries", lambda: list(broken_library(libraries)), [])
+    problems += guarded("own libraries", lambda: [*broken_library(libraries), *no_cuda_kernels(libraries, gpu)], [])
     problems += guarded("known problems", lambda: [p for rule in RULES for p in rule(packages, gpu)], [])
     ok = not any(problem.breaks for problem in problems)
     return Diagnosis(ok, system, gpu, tuple(packages.values()), tools, tuple(libraries.values()), tuple(problems))
 
 
 def broken_library(libraries: Mapping[str, Library]) -> Iterator[Problem]:
-    """One of our own libraries is missing or does not load."""
+    """One of our own libraries does not load, or one is missing that every installation has."""
     for library in libraries.values():
-        if library.path is None or library.loads is False:
+        if library.loads is False or (library.path is None and library.name != "cuda"):
             yield Problem(
                 f"The library {library.name!r} {'does not load' if library.path else 'is missing'}: {library.detail}",
-                "pip install --force-reinstall --no-deps dyndeploy   (from a checkout: pip install .)",
+                reinstall(library.name),
                 True,
             )
+
+
+def no_cuda_kernels(libraries: Mapping[str, Library], gpu: Mapping[str, str]) -> Iterator[Problem]:
+    """There is a GPU, and the library that would use it was not compiled: that one is optional."""
+    library = libraries.get("cuda")
+    if library and library.path is None and _has_gpu(gpu):
+        yield Problem(f"There is a GPU, and no kernels for it: {library.detail}", reinstall("cuda"), False)
 
 
 def broken_package(packages: Mapping[str, Package], _gpu: Mapping[str, str]) -> Iterator[Problem]:

@@ -54,12 +54,16 @@ print(status, version.value, count.value)
 """
 
 
+#: Libraries that a process can load by itself, and what they say of themselves; the others need a runtime.
+_LIBRARIES = {
+    "cpu": ("dyndeploy_instructions", "instructions"),
+    "cuda": ("dyndeploy_cuda_architectures", "architectures"),
+}
 _LIBRARY = """
 import ctypes, dyndeploy
-path = dyndeploy.library_path("cpu")
-library = ctypes.CDLL(str(path))
-library.dyndeploy_instructions.restype = ctypes.c_char_p
-print(library.dyndeploy_instructions().decode())
+function = ctypes.CDLL(str(dyndeploy.library_path({name!r}))).{function}
+function.restype = ctypes.c_char_p
+print(function().decode())
 """
 
 
@@ -71,7 +75,7 @@ class Library:
         name: as `dyndeploy.library_path` takes it.
         path: where it lies; None when it is not there.
         loads: whether a process can load it; None when it was not tried.
-        detail: the instruction set in use, or what is wrong.
+        detail: the instruction set in use, the GPUs it is compiled for, or what is wrong.
     """
 
     name: str
@@ -152,7 +156,7 @@ def tools() -> dict[str, str]:
 
 
 def libraries() -> dict[str, Library]:
-    """The project's compiled libraries by name; the kernels' own is loaded, in a process of its own."""
+    """The project's compiled libraries by name; the kernels' own are loaded, in processes of their own."""
     return {name: _library(name) for name in library_names()}
 
 
@@ -161,10 +165,11 @@ def _library(name: str) -> Library:
         path = str(library_path(name))
     except DynError as error:
         return Library(name, None, None, str(error.why))
-    if name != "cpu":  # the others need a runtime that loads them
+    if name not in _LIBRARIES:
         return Library(name, path, None, "")
-    code, output = _run([sys.executable, "-c", _LIBRARY])
-    return Library(name, path, code == 0, f"instructions: {_last(output)}" if code == 0 else _last(output))
+    function, says = _LIBRARIES[name]
+    code, output = _run([sys.executable, "-c", _LIBRARY.format(name=name, function=function)])
+    return Library(name, path, code == 0, f"{says}: {_last(output)}" if code == 0 else _last(output))
 
 
 def packages() -> dict[str, Package]:

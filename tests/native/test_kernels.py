@@ -11,7 +11,8 @@ import torch
 
 from dyndeploy import native
 from dyndeploy.errors import DynError
-from dyndeploy.native import kernels, library
+from dyndeploy.native import library
+from dyndeploy.native.devices import Device
 from dyndeploy.ops._spec import custom_ops
 from dyndeploy.testing.cases import cases
 
@@ -53,15 +54,6 @@ def instructions(request):
             yield request.param
     except DynError as error:
         pytest.skip(str(error))
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """How often the library was called."""
-    calls = []
-    call = kernels._Call.__call__
-    monkeypatch.setattr(kernels._Call, "__call__", lambda self, tensors: (calls.append(self), call(self, tensors))[1])
-    return calls
 
 
 @each_dtype
@@ -134,19 +126,14 @@ def test_callers_side_by_side(spec):
 
 
 @each_op
-def test_slices_and_steps_are_read_where_they_lie(spec):
+def test_slices_and_steps_are_read_where_they_lie(spec, spread):
     """Views with gaps, and maps of which neither channels nor columns are dense."""
     case = cases(spec)[1]
     tensors, exact = drawn(case)
     truth = case.run(*exact)
 
-    def spread(t, axis):
-        wide = t.new_full((*t.shape[:axis], 2 * t.shape[axis], *t.shape[axis + 1 :]), float("nan"))
-        view = wide[(slice(None),) * axis + (slice(None, None, 2),)]
-        return view.copy_(t)
-
     for axis in range(4):
-        views = [spread(t, min(axis, t.dim() - 1)) for t in tensors]
+        views = [spread(t, axis) for t in tensors]
         assert relative_error(case.run(*views), truth) < spec.tolerance["float32"]
 
 
@@ -162,14 +149,14 @@ def test_one_pixel_one_channel_no_sample(spec):
 
 @each_op
 def test_without_the_library_it_says_so_and_runs_on_references(spec, monkeypatch):
-    def missing():
-        raise DynError("libdyndeploy_cpu.so is not part of this installation.")
+    def missing(name):
+        raise DynError(f"libdyndeploy_{name}.so is not part of this installation.")
 
     case = cases(spec)[0]
     tensors, exact = drawn(case)
     monkeypatch.setattr(library, "load", missing)
-    kernels._loads.cache_clear()
-    kernels._has.cache_clear()
+    Device.loads.cache_clear()
+    Device.has.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="slow references"):
             y = case.run(*tensors)
@@ -177,8 +164,8 @@ def test_without_the_library_it_says_so_and_runs_on_references(spec, monkeypatch
             warnings.simplefilter("error")
             case.run(*tensors)  # it says so once
     finally:
-        kernels._loads.cache_clear()
-        kernels._has.cache_clear()
+        Device.loads.cache_clear()
+        Device.has.cache_clear()
     assert relative_error(y, case.run(*exact)) < spec.tolerance["float32"]
 
 

@@ -26,14 +26,15 @@ def test_library_path(name):
 
 
 def test_unknown_library():
-    with pytest.raises(DynError, match=r"There is no library 'cuda'"):
-        dyndeploy.library_path("cuda")
+    with pytest.raises(DynError, match=r"There is no library 'cudnn'"):
+        dyndeploy.library_path("cudnn")
 
 
 def test_missing_library(monkeypatch, tmp_path):
     monkeypatch.setattr(dyndeploy, "__path__", [str(tmp_path)])
-    with pytest.raises(DynError, match=r"not part of this installation[^$]*pip install"):
-        dyndeploy.library_path("cpu")
+    for name, compiler in {"cpu": "clang", "cuda": "nvcc"}.items():
+        with pytest.raises(DynError, match=rf"not part of this installation[^$]*{compiler}[^$]*pip install"):
+            dyndeploy.library_path(name)
 
 
 def test_the_best_instruction_set_is_taken():
@@ -69,6 +70,20 @@ def test_exports_nothing_but_the_abi():
     assert names
     assert all(name.startswith("dyndeploy_") for name in names)
     assert exported(dyndeploy.library_path("onnxruntime")) == {"RegisterCustomOps"}
+
+
+def test_the_cuda_library_exports_the_abi_and_says_what_it_is_for():
+    """Where it was compiled; its kernels are tested on a GPU."""
+    try:
+        path = dyndeploy.library_path("cuda")
+    except DynError as error:
+        pytest.skip(str(error))
+    names = exported(path)
+    assert {"dyndeploy_dcnv2_cuda_forward", "dyndeploy_ddf_cuda_forward", "dyndeploy_message"} <= names
+    assert all(name.startswith("dyndeploy_") for name in names)
+    architectures = library.load("cuda").dyndeploy_cuda_architectures
+    architectures.restype = ctypes.c_char_p
+    assert re.fullmatch(r"\d+\w?(-real|-virtual)?( \d+\w?(-real|-virtual)?)*", architectures().decode())
 
 
 def exported(path):

@@ -10,7 +10,7 @@ from dyndeploy.native import instructions
 from dyndeploy.pipeline import doctor as module
 from dyndeploy.pipeline import environment
 from dyndeploy.pipeline.doctor import doctor
-from dyndeploy.pipeline.environment import Package
+from dyndeploy.pipeline.environment import Library, Package
 
 NO_GPU = {"nvidia-smi": "not found", "libcuda": "not found"}
 GPU = {"nvidia-smi": "NVIDIA L4, 8.9, 23034 MiB, 580.65", "libcuda": "CUDA 13.0, devices: 1"}
@@ -42,8 +42,11 @@ def test_this_machine():
     assert found["torch"].extra == "export"
     assert found["onnx"].extra is None
     assert set(diagnosis.tools) == {"g++", "cmake", "nvcc"}
-    assert {library.name: library.loads for library in diagnosis.libraries} == {"cpu": True, "onnxruntime": None}
-    assert diagnosis.libraries[0].detail == f"instructions: {instructions()}"
+    cpu, onnxruntime, cuda = diagnosis.libraries
+    assert (cpu.name, cpu.loads, cpu.detail) == ("cpu", True, f"instructions: {instructions()}")
+    assert (onnxruntime.name, onnxruntime.loads) == ("onnxruntime", None)
+    assert (cuda.name, cuda.loads) == ("cuda", True if cuda.path else None)
+    assert cuda.detail.startswith("architectures: " if cuda.path else "It is compiled when")
     assert diagnosis.ok == (not any(p.breaks for p in diagnosis.problems))
     assert phases == ["system", "GPU", "compilers", "packages", "libraries", "own libraries", "known problems"]
 
@@ -120,6 +123,29 @@ def test_problems(found, gpu, what, fix, breaks):
     assert len(hits) == 1
     assert hits[0].fix.startswith(fix)
     assert hits[0].breaks == breaks
+
+
+def library(name, path, loads, detail=""):
+    return {name: Library(name, path, loads, detail)}
+
+
+def test_problems_of_our_libraries():
+    (missing,) = module.broken_library(library("cpu", None, None, "It needs g++."))
+    assert (missing.what, missing.breaks) == ("The library 'cpu' is missing: It needs g++.", True)
+    for name in ("cpu", "cuda"):
+        (broken,) = module.broken_library(library(name, "/lib", False, "OSError: libc"))
+        assert (broken.what, broken.breaks) == (f"The library {name!r} does not load: OSError: libc", True)
+        assert "pip install" in broken.fix
+
+
+def test_cuda_kernels_are_missed_where_there_is_a_gpu():
+    absent, there = library("cuda", None, None, "It needs nvcc."), library("cuda", "/lib", True, "architectures: 90")
+    assert list(module.broken_library(absent)) == []
+    assert list(module.no_cuda_kernels(absent, NO_GPU)) == []
+    assert list(module.no_cuda_kernels(there, GPU)) == []
+    (problem,) = module.no_cuda_kernels(absent, GPU)
+    assert (problem.what, problem.breaks) == ("There is a GPU, and no kernels for it: It needs nvcc.", False)
+    assert problem.fix.startswith("pip install nvidia-cuda-nvcc ")
 
 
 @pytest.mark.parametrize("version", ["1.25", "1.25.1", "1.31.1+cpu", "2.0rc1", "1.100"])

@@ -52,7 +52,9 @@ def modulated_deform_conv2d(
         relu: apply max(y, 0).
 
     Returns:
-        [N, O, Ho, Wo], dtype of x. float16 and bfloat16 are computed in float32 (coordinates too) and rounded once.
+        [N, O, Ho, Wo], dtype of x. float16 and bfloat16 are computed in float32 (coordinates too) and rounded once;
+        on a GPU, the factors of the products are of the dtype of x. There float32 products use TF32 where those of
+        `torch.nn.Conv2d` do, torch's default: `torch.backends.cudnn.conv.fp32_precision = "ieee"` ends it.
 
     Raises:
         DynError: shapes, dtypes or attributes do not fit.
