@@ -1,4 +1,4 @@
-"""What the compiler made of the CUDA kernels: registers, shared memory, spills, occupancy, and the instructions that matter.
+"""What the compiler made of the CUDA kernels: registers, shared memory, spills, occupancy, and what they consist of.
 
     python benchmarks/cuda_report.py
     python benchmarks/cuda_report.py --architecture 80 --architecture 90 --save
@@ -115,7 +115,7 @@ def nvcc() -> str:
     """
     found = os.environ.get("CUDACXX") or shutil.which("nvcc", path=_search_path())
     if not found:
-        raise DynError("There is no nvcc.", fix="pip install 'dyndeploy[cuda-build]', or the CUDA toolkit")
+        raise DynError("There is no nvcc.", fix="pip install 'dyndeploy[nvcc]', or install the CUDA toolkit")
     return found
 
 
@@ -184,7 +184,8 @@ def launches(operator: str, file: Path) -> dict[str, Launch]:
 def _symbols(file: Path) -> dict[int, str]:
     listed = subprocess.run(["nm", "--defined-only", str(file)], check=True, capture_output=True, text=True).stdout
     lines = (line.split() for line in listed.splitlines())
-    return {int(address, 16): name for address, kind, name in lines if kind in "tTwW"}
+    # nvcc 13 makes the host's half of a kernel template local to its file, which its mangled name says by an L.
+    return {int(address, 16): re.sub(r"L(?=\d)", "", name) for address, kind, name in lines if kind in "tTwW"}
 
 
 def compiled(operator: str, architecture: int, launched: dict[str, Launch]) -> Iterator[Kernel]:
@@ -197,7 +198,10 @@ def compiled(operator: str, architecture: int, launched: dict[str, Launch]) -> I
         cubin = Path(scratch) / "kernels.cubin"
         command = [nvcc(), *flags(), f"-arch=sm_{architecture}", "-Xptxas=-v", f"-I{PLUGINS}", "-cubin"]
         done = subprocess.run(
-            [*command, "-o", str(cubin), str(PLUGINS / operator / "cuda.cu")], capture_output=True, text=True
+            [*command, "-o", str(cubin), str(PLUGINS / operator / "cuda.cu")],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise DynError(f"{operator}/cuda.cu does not compile.", why=done.stderr[-2000:])
@@ -270,8 +274,8 @@ def main() -> None:
         out().print(table(columns, rows))
     out().print(
         "blocks: that a multiprocessor holds at once (that the tile was made for); mma: tensor-core instructions; "
-        "load, copy, store 16: instructions that move 16 bytes per thread from global memory to registers, to shared memory, "
-        "and back; local: loads and stores of local memory",
+        "load, copy, store 16: instructions that move 16 bytes per thread from global memory to registers, to "
+        "shared memory, and back; local: loads and stores of local memory",
         style="dim",
     )
     if arguments.save is not None:

@@ -13,9 +13,16 @@ import dyndeploy
 from dyndeploy.errors import DynError, nearest
 
 #: Name -> stem of the file.
-_FILES = {"cpu": "libdyndeploy_cpu", "onnxruntime": "libdyndeploy_ort", "cuda": "libdyndeploy_cuda"}
+_FILES = {
+    "cpu": "libdyndeploy_cpu",
+    "onnxruntime": "libdyndeploy_ort",
+    "cuda": "libdyndeploy_cuda",
+    "tensorrt": "libdyndeploy_trt",
+}
+#: Those that are compiled where there is an nvcc, and missing elsewhere.
+NVCC = ("cuda", "tensorrt")
 #: Name -> what it is compiled with.
-_COMPILERS = {"cpu": "g++ or clang", "onnxruntime": "g++ or clang", "cuda": "nvcc beside g++ or clang"}
+_COMPILERS = dict.fromkeys(_FILES, "g++ or clang") | dict.fromkeys(NVCC, "nvcc beside g++ or clang")
 _SUFFIXES = (".so", ".dylib")
 _REINSTALL = "pip install --force-reinstall --no-deps dyndeploy   (from a checkout: pip install .)"
 _NVCC = "pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl"
@@ -36,8 +43,9 @@ def library_path(name: str) -> Path:
     """Where a compiled library of dyndeploy lies, to be given to a program that loads it.
 
     Args:
-        name: "cpu" or "cuda", the kernels behind a C ABI (plugins/<op>/kernels.h), or "onnxruntime", the custom ops
-            for ONNX Runtime (`SessionOptions.register_custom_ops_library`).
+        name: "cpu" or "cuda", the kernels behind a C ABI (plugins/<op>/kernels.h); "onnxruntime", the custom ops for
+            ONNX Runtime (`SessionOptions.register_custom_ops_library`); or "tensorrt", the plugins for TensorRT and
+            TensorRT for RTX (`IPluginRegistry.load_library`).
 
     Raises:
         DynError: there is no such library, or this installation lacks it.
@@ -63,7 +71,7 @@ def library_path(name: str) -> Path:
 
 def reinstall(name: str) -> str:
     """What to type where a library is missing."""
-    return f"{_NVCC} && {_REINSTALL}" if name == "cuda" else _REINSTALL
+    return f"{_NVCC} && {_REINSTALL}" if name in NVCC else _REINSTALL
 
 
 def load(name: str = "cpu") -> ctypes.CDLL:

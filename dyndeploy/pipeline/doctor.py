@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from dyndeploy.native.library import reinstall
+from dyndeploy.native.library import NVCC, reinstall
 from dyndeploy.pipeline import environment
 from dyndeploy.pipeline.environment import Library, Package
 
@@ -92,7 +92,7 @@ def doctor(progress: Callable[[str], None] | None = None) -> Diagnosis:
 def broken_library(libraries: Mapping[str, Library]) -> Iterator[Problem]:
     """One of our own libraries does not load, or one is missing that every installation has."""
     for library in libraries.values():
-        if library.loads is False or (library.path is None and library.name != "cuda"):
+        if library.loads is False or (library.path is None and library.name not in NVCC):
             yield Problem(
                 f"The library {library.name!r} {'does not load' if library.path else 'is missing'}: {library.detail}",
                 reinstall(library.name),

@@ -88,6 +88,19 @@ typedef struct dyndeploy_cuda_resources {
   int32_t tf32;             /* 1: factors of float32 products may be rounded to TF32's 10 bits of fraction */
 } dyndeploy_cuda_resources;
 
+/* The GPUs that the CUDA kernels are compiled for, in CMake's words: "80-real 90" has code for sm_80 and sm_90, and PTX of
+ * the latter for newer ones. Only in libdyndeploy_cuda. */
+DYNDEPLOY_API const char* dyndeploy_cuda_architectures(void);
+
+/* A kernel as _cuda_ functions start it, for reports and tests: every operator's dyndeploy_<op>_cuda_kernels lists all of its own. */
+typedef struct dyndeploy_cuda_kernel {
+  const char* name;
+  const void* function; /* of the CUDA runtime's cudaFuncGetAttributes */
+  int32_t threads;      /* of a block */
+  int32_t shared_bytes; /* dynamic shared memory of a block */
+  int32_t blocks;       /* that are meant to share a multiprocessor; 1 where nothing hangs on it */
+} dyndeploy_cuda_kernel;
+
 /* The instruction set in use: "avx512", "avx2" or "portable". */
 DYNDEPLOY_API const char* dyndeploy_instructions(void);
 

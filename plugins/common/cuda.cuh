@@ -25,8 +25,8 @@ inline constexpr int kMostSharedBytes = 99 * 1024;
 // The block's shared memory, as the struct that its launch named. Not initialised.
 #ifdef DYNDEPLOY_EMULATOR
 template <class Struct>
-Struct& shared_memory() {
-  return *static_cast<Struct*>(emulator::shared_memory(sizeof(Struct), alignof(Struct)));
+Struct& shared_memory(emulator::Where where = emulator::here()) {
+  return *static_cast<Struct*>(emulator::shared_memory(sizeof(Struct), alignof(Struct), where));
 }
 #else
 template <class Struct>

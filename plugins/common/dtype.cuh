@@ -120,8 +120,12 @@ __device__ __forceinline__ Sixteen pack(const float (&values)[kPerSixteen<T>]) {
 
 // Sixteen bytes of global memory, aligned to sixteen; what this kernel does not write is read through the read-only path.
 #ifdef DYNDEPLOY_EMULATOR
-inline Sixteen load_sixteen(const void* from) { return *static_cast<const Sixteen*>(from); }
-inline void store_sixteen(void* to, const Sixteen& v) { *static_cast<Sixteen*>(to) = v; }
+__forceinline__ Sixteen load_sixteen(const void* from) {
+  Sixteen v;
+  emulator::load_read_only(&v, from, sizeof v);
+  return v;
+}
+__forceinline__ void store_sixteen(void* to, const Sixteen& v) { emulator::store(to, &v, sizeof v); }
 #else
 __device__ __forceinline__ Sixteen load_sixteen(const void* from) {
   const uint4 v = __ldg(static_cast<const uint4*>(from));

@@ -51,34 +51,62 @@ struct Rows {
 
 namespace detail {
 
-typedef float Four __attribute__((vector_size(16)));
-typedef float FourAnywhere __attribute__((vector_size(16), aligned(4), may_alias));
+// Bit Half of the row number and of the column number of a square change places.
+template <int Half, int... I>
+DYNDEPLOY_INLINE void exchange(Floats<sizeof...(I)>* row, std::integer_sequence<int, I...>) {
+  constexpr int kLanes = sizeof...(I);
+#pragma GCC unroll 16
+  for (int r = 0; r < kLanes; ++r) {
+    if (r & Half) continue;
+    const Floats<kLanes> a = row[r], b = row[r + Half];
+    row[r] = __builtin_shufflevector(a, b, (I & Half ? kLanes + I - Half : I)...);
+    row[r + Half] = __builtin_shufflevector(a, b, (I & Half ? kLanes + I : I + Half)...);
+  }
+}
 
-DYNDEPLOY_INLINE void transpose_4x4(const float* from, int64_t from_ld, float* to, int64_t to_ld) {
-  const auto row = [&](int i) { return Four(*reinterpret_cast<const FourAnywhere*>(from + i * from_ld)); };
-  const Four a = row(0), b = row(1), c = row(2), d = row(3);
-  const Four ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const Four cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  const auto put = [&](int i, Four v) { *reinterpret_cast<FourAnywhere*>(to + i * to_ld) = v; };
-  put(0, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
-  put(1, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
-  put(2, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
-  put(3, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+template <int Half, int Lanes>
+DYNDEPLOY_INLINE void exchange_all(Floats<Lanes>* row) {
+  if constexpr (Half > 0) {
+    exchange<Half>(row, std::make_integer_sequence<int, Lanes>{});
+    exchange_all<Half / 2, Lanes>(row);
+  }
+}
+
+template <int Lanes>
+DYNDEPLOY_INLINE void transpose_square(const float* from, int64_t from_ld, float* to, int64_t to_ld) {
+  Floats<Lanes> row[Lanes];
+#pragma GCC unroll 16
+  for (int r = 0; r < Lanes; ++r) row[r] = load<Lanes>(from + r * from_ld);
+  exchange_all<Lanes / 2, Lanes>(row);
+#pragma GCC unroll 16
+  for (int r = 0; r < Lanes; ++r) store<Lanes>(to + r * to_ld, row[r]);
+}
+
+// Rows x Columns: powers of two, one at a time, as squares.
+template <int Rows, int Columns>
+DYNDEPLOY_INLINE void transpose_block(const float* from, int64_t from_ld, float* to, int64_t to_ld) {
+  constexpr int kSide = Rows < Columns ? Rows : Columns;
+  for (int r = 0; r < Rows; r += kSide)
+    for (int c = 0; c < Columns; c += kSide)
+      transpose_square<kSide>(from + r * from_ld + c, from_ld, to + c * to_ld + r, to_ld);
 }
 
 }  // namespace detail
 
-// to[c][r] = from[r][c].
+// to[c][r] = from[r][c]. The side whose rows are further apart is walked along them, some at a time: they often lie in
+// pages of their own, at distances at which lines compete for their place in the first cache.
 inline void transpose(int64_t rows, int64_t columns, const float* from, int64_t from_ld, float* to, int64_t to_ld) {
-  int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    int64_t c = 0;
-    for (; c + 4 <= columns; c += 4) detail::transpose_4x4(from + r * from_ld + c, from_ld, to + c * to_ld + r, to_ld);
-    for (; c < columns; ++c)
-      for (int64_t i = 0; i < 4; ++i) to[c * to_ld + r + i] = from[(r + i) * from_ld + c];
-  }
-  for (; r < rows; ++r)
-    for (int64_t c = 0; c < columns; ++c) to[c * to_ld + r] = from[r * from_ld + c];
+  const auto block = [&](auto some_rows, int64_t r, auto some_columns, int64_t c) {
+    detail::transpose_block<some_rows, some_columns>(from + r * from_ld + c, from_ld, to + c * to_ld + r, to_ld);
+  };
+  if (from_ld > to_ld)
+    cover<kWidth>(0, rows, [&](auto some_rows, int64_t r) {
+      cover<kWidth>(0, columns, [&](auto some_columns, int64_t c) { block(some_rows, r, some_columns, c); });
+    });
+  else
+    cover<kWidth>(0, columns, [&](auto some_columns, int64_t c) {
+      cover<kWidth>(0, rows, [&](auto some_rows, int64_t r) { block(some_rows, r, some_columns, c); });
+    });
 }
 
 // Row h of sample n of a map, W pixels of `channels`, as [W][ld] floats; what lies between channels and ld is left alone.
@@ -90,9 +118,9 @@ void read_row(const Map<const T>& map, int64_t n, int64_t h, int64_t width, int6
       for (int64_t c = 0; c < channels; ++c) to[w * ld + c] = to_float(from[c]);
     }
   } else if constexpr (sizeof(T) == sizeof(float)) {
-    // In blocks, so that the lines written to stay in the first cache.
-    for (int64_t w = 0; w < width; w += 16)
-      transpose(channels, width - w < 16 ? width - w : 16, reinterpret_cast<const float*>(map.at(n, 0, h, w)), map.c,
+    // In pieces, so that all channels of a pixel are written while it is in the second cache.
+    for (int64_t w = 0; w < width; w += 256)
+      transpose(channels, width - w < 256 ? width - w : 256, reinterpret_cast<const float*>(map.at(n, 0, h, w)), map.c,
                 to + w * ld, ld);
   } else {
     for (int64_t begin = 0; begin < width; begin += 16)

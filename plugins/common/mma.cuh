@@ -32,13 +32,14 @@ using emulator::load_matrices_transposed;
 using emulator::round_to_tf32;
 
 template <class Type>
-void mma_16x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+void mma_16x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+              emulator::Where where = emulator::here()) {
   if constexpr (std::is_same_v<Type, tf32>)
-    emulator::mma_16x8x8_tf32(d, a, b);
+    emulator::mma_16x8x8_tf32(d, a, b, where);
   else if constexpr (std::is_same_v<Type, float16>)
-    emulator::mma_16x8x16_float16(d, a, b);
+    emulator::mma_16x8x16_float16(d, a, b, where);
   else
-    emulator::mma_16x8x16_bfloat16(d, a, b);
+    emulator::mma_16x8x16_bfloat16(d, a, b, where);
 }
 
 #else

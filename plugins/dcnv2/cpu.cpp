@@ -28,6 +28,9 @@ using dcnv2::Problem;
 // Pixels of a tile: some blocks of rows of the product, all of which use a panel of W once it is in the first cache.
 // The large tile reads W half as often, the small one leaves more tasks to the lanes.
 constexpr int64_t kSmallTile = 56 / kRows * kRows, kLargeTile = 2 * kSmallTile;
+// Bytes of W that do not stay in the second cache from tile to tile: tiles are up to twice as large (3x3, 512@25x42,
+// Sapphire Rapids, one thread, the last cache shared with other processes: 0.92 of the time).
+constexpr int64_t kManyWeights = int64_t{4} << 20;
 // Steps of depth at a time, about: a panel's part is 32 KiB.
 constexpr int64_t kDepth = 256;
 // Bytes of X as rows, when it has to be copied: as many samples at a time as stay in the last cache.
@@ -107,6 +110,16 @@ struct Buffers {
 
 int64_t tiles_of(const Problem& problem, int64_t tile) { return (problem.pixels() + tile - 1) / tile; }
 
+// Pixels of a tile, with so many samples at a time.
+int64_t tile_of(const Problem& problem, int64_t samples, int64_t lanes) {
+  if (lanes > 1 && samples * tiles_of(problem, kLargeTile) < 4 * lanes) return kSmallTile;
+  const auto bytes = static_cast<int64_t>(sizeof(float)) * problem.group * group_floats(problem);
+  if (samples == 0 || problem.pixels() <= kLargeTile || bytes < kManyWeights) return kLargeTile;
+  // So many that all lanes end at the same time.
+  const int64_t tiles = round_up(samples * tiles_of(problem, 2 * kLargeTile), lanes) / samples;
+  return std::clamp(round_up((problem.pixels() + tiles - 1) / tiles, kRows), kLargeTile, 2 * kLargeTile);
+}
+
 // Whether small tiles alone would leave lanes idle: there are few per lane, and a tenth of all lanes' time is lost.
 bool share(const Problem& problem, int64_t samples, int64_t lanes) {
   const int64_t tiles = samples * tiles_of(problem, kSmallTile), rounds = (tiles + lanes - 1) / lanes;
@@ -126,7 +139,7 @@ Buffers lay_out(const Problem& problem, const dyndeploy_tensor* inputs, const dy
                       : std::clamp<int64_t>(kMostCopied / 4 / std::max<int64_t>(map_floats, 1), 1,
                                             std::max<int64_t>(problem.N, 1));
   b.shared = share(problem, b.pass, lanes);
-  b.tile = lanes == 1 || b.pass * tiles_of(problem, kLargeTile) >= 4 * lanes ? kLargeTile : kSmallTile;
+  b.tile = tile_of(problem, b.pass, lanes);
   b.tiles = tiles_of(problem, b.tile);
   // Those with memory of their own: no more than there are tasks that need it.
   const int64_t tasks = b.shared ? std::max(problem.window.taps(), problem.group * panels(problem)) : 1;

@@ -61,6 +61,37 @@ DYNDEPLOY_API dyndeploy_status dyndeploy_dcnv2_cpu_backward(const dyndeploy_dcnv
                                                             const dyndeploy_tensor gradients[4],
                                                             const dyndeploy_resources* resources);
 
+/* --- on GPUs (libdyndeploy_cuda): tensors, workspace and packed weights lie in device memory */
+
+/* W, laid out for the kernels by one on `stream`, in memory aligned to 16 bytes: once for many calls of `forward`. The
+ * layout depends on W's extents and dtype, on group and offset_group. What is in it cannot be checked later: a forward
+ * trusts it, and wants exactly this many bytes. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dcnv2_cuda_packed_bytes(const dyndeploy_dcnv2* attributes,
+                                                                 const dyndeploy_tensor* W, uint64_t* bytes);
+DYNDEPLOY_API dyndeploy_status dyndeploy_dcnv2_cuda_pack(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* W,
+                                                         void* packed, uint64_t packed_bytes, void* stream);
+
+/* Bytes of workspace of a `forward` with tensors of these extents or smaller ones in any layout, with packed weights or
+ * none. There is room for a copy of X in it. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dcnv2_cuda_forward_workspace(const dyndeploy_dcnv2* attributes,
+                                                                      const dyndeploy_tensor inputs[4],
+                                                                      const dyndeploy_tensor* output,
+                                                                      const dyndeploy_cuda_resources* resources,
+                                                                      uint64_t* bytes);
+/* In any layout. Fastest with X channels last, pixels that begin at multiples of 16 bytes, and a multiple of 16 bytes of
+ * channels in each group and offset group: then X is read in place, otherwise it is copied first. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dcnv2_cuda_forward(const dyndeploy_dcnv2* attributes,
+                                                            const dyndeploy_tensor inputs[4],
+                                                            const dyndeploy_tensor* output,
+                                                            const dyndeploy_cuda_resources* resources);
+
+/* Use tiles of `rows` pixels and `columns` outputs, and `parts` of the depth, from now on, for tests and comparisons; 0:
+ * what the rule chooses. A tile that float32 does not have is passed over; parts are no more than a problem can have. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dcnv2_cuda_use(int32_t rows, int32_t columns, int32_t parts);
+
+/* The kernels that the functions above start, and how many there are. */
+DYNDEPLOY_API int32_t dyndeploy_dcnv2_cuda_kernels(const dyndeploy_cuda_kernel** kernels);
+
 #ifdef __cplusplus
 }
 #endif

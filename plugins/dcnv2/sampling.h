@@ -14,6 +14,7 @@ struct Sample {
   float dy, dx;            // fractions of the position
   float mask, mask_slope;  // and the derivative of the mask by what offset_mask holds
 };
+static_assert(sizeof(Sample) == 64);  // 4 places, and 8 floats that are written as one vector
 
 // Pixel (h, w) of a map is at h * row_h + w * row_w, and a neighbour outside of it is at `outside`, where zeros are.
 // Zeros and not a weight of 0: that times an infinity or a NaN of another pixel would be NaN.
@@ -45,17 +46,70 @@ DYNDEPLOY_INLINE void sigmoid(Vector m, Vector& value, Vector& slope) {
   slope = value * (s * e);  // s * e = 1 - s, without the cancellation
 }
 
-// The whole pixel at or before base + offset, and how far behind it that is.
+// Eight samples at a time: as many as there are 64-bit integers in the widest registers.
+inline constexpr int kSome = 8;
+typedef int64_t Longs __attribute__((vector_size(kSome * 8)));
+typedef int32_t SomeMask __attribute__((vector_size(kSome * 4)));
+
+// The whole pixel at or before base + offset, and how far behind it that is. Whole pixels are added up as integers, so
+// that on large maps, too, the fraction is as exact as the offset.
 struct Coordinate {
-  int64_t low;
-  float fraction;
-  DYNDEPLOY_INLINE Coordinate(float offset, int64_t base) {
-    int64_t whole = static_cast<int64_t>(offset);
-    whole -= offset < static_cast<float>(whole);
+  Longs low;
+  Floats<kSome> fraction;
+  DYNDEPLOY_INLINE Coordinate(Floats<kSome> offset, Longs base) {
+    Longs whole = __builtin_convertvector(offset, Longs);
+    whole += __builtin_convertvector(offset < __builtin_convertvector(whole, Floats<kSome>), Longs);  // a mask is -1
     low = base + whole;
-    fraction = offset - static_cast<float>(whole);
+    fraction = offset - __builtin_convertvector(whole, Floats<kSome>);
   }
 };
+
+// Samples of offsets y and x to pixels base_h and base_w of a map of H x W.
+DYNDEPLOY_INLINE void locate_some(Floats<kSome> y, Floats<kSome> x, Floats<kSome> mask, Floats<kSome> mask_slope,
+                                  Longs base_h, Longs base_w, int64_t H, int64_t W, const Place& place, int64_t count,
+                                  Sample* samples) {
+  using Some = Floats<kSome>;
+  constexpr Some kOne = {1, 1, 1, 1, 1, 1, 1, 1};
+  // Only an offset that is finite and not huge is converted.
+  constexpr float kHuge = 0x1p62f;
+  const SomeMask finite = (y > -kHuge) & (y < kHuge) & (x > -kHuge) & (x < kHuge);
+  const Coordinate h(finite ? y : Some{}, base_h), v(finite ? x : Some{}, base_w);
+  // At -1 itself the value is 0, but its slope is that of the cell to the lower right.
+  const Longs inside = (h.low >= -1) & (h.low < H) & (v.low >= -1) & (v.low < W);
+  const Longs counts = __builtin_convertvector(finite, Longs) & inside;
+  const Longs top = counts ? h.low : Longs{} - 2, left = counts ? v.low : Longs{} - 2;
+  const Longs is_up = top >= 0, is_down = (top >= -1) & (top < H - 1);
+  const Longs is_left = left >= 0, is_right = (left >= -1) & (left < W - 1);
+  const Longs corner = top * place.row_h + left * place.row_w, outside = Longs{} + place.outside;
+  const Longs at[4] = {is_up & is_left ? corner : outside, is_up & is_right ? corner + place.row_w : outside,
+                       is_down & is_left ? corner + place.row_h : outside,
+                       is_down & is_right ? corner + place.row_h + place.row_w : outside};
+  const SomeMask counted = __builtin_convertvector(counts, SomeMask);
+  const Some dy = counted ? h.fraction : Some{}, dx = counted ? v.fraction : Some{};
+  const Some upper = (kOne - dy) * mask, lower = dy * mask;
+  // From fields of samples to samples.
+  Some floats[kSome] = {upper * (kOne - dx), upper * dx, lower * (kOne - dx), lower * dx, dy, dx, mask, mask_slope};
+  exchange_all<kSome / 2, kSome>(floats);
+  const Longs even[2] = {__builtin_shufflevector(at[0], at[1], 0, 8, 2, 10, 4, 12, 6, 14),
+                         __builtin_shufflevector(at[2], at[3], 0, 8, 2, 10, 4, 12, 6, 14)};
+  const Longs odd[2] = {__builtin_shufflevector(at[0], at[1], 1, 9, 3, 11, 5, 13, 7, 15),
+                        __builtin_shufflevector(at[2], at[3], 1, 9, 3, 11, 5, 13, 7, 15)};
+  const Longs places[4] = {__builtin_shufflevector(even[0], even[1], 0, 1, 8, 9, 2, 3, 10, 11),
+                           __builtin_shufflevector(odd[0], odd[1], 0, 1, 8, 9, 2, 3, 10, 11),
+                           __builtin_shufflevector(even[0], even[1], 4, 5, 12, 13, 6, 7, 14, 15),
+                           __builtin_shufflevector(odd[0], odd[1], 4, 5, 12, 13, 6, 7, 14, 15)};
+  const auto put = [&](int k) __attribute__((always_inline)) {
+    const auto* from = reinterpret_cast<const char*>(&places[k / 4 * 2 + k % 2]) + k / 2 % 2 * sizeof samples->at;
+    std::memcpy(samples[k].at, from, sizeof samples->at);
+    std::memcpy(samples[k].weight, &floats[k], sizeof floats[k]);
+  };
+  if (count >= kSome) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kSome; ++k) put(k);
+  } else {
+    for (int k = 0; k < count; ++k) put(k);
+  }
+}
 
 }  // namespace detail
 
@@ -70,7 +124,8 @@ void locate(const dcnv2::Problem& problem, const Map<const T>& offset_mask, int6
   const int64_t mask_channel = 2 * problem.offset_group * window.taps() + point;
 
   constexpr int64_t kBlock = 64;
-  float y[kBlock], x[kBlock], mask[kBlock], slope[kBlock];
+  float y[kBlock] = {}, x[kBlock] = {}, mask[kBlock] = {}, slope[kBlock];
+  int64_t base_h[kBlock] = {}, base_w[kBlock] = {};
   int64_t i = begin / window.Wo, j = begin % window.Wo;
   for (int64_t block = 0; block < count; block += kBlock, samples += kBlock) {
     const int64_t size = count - block < kBlock ? count - block : kBlock;
@@ -87,36 +142,22 @@ void locate(const dcnv2::Problem& problem, const Map<const T>& offset_mask, int6
       }
     }
     for (int64_t k = 0; k < size; k += kWidth) {
-      Vector value = k + kWidth <= size ? load(mask + k) : load_first(mask + k, size - k), step = splat(1.0f);
+      Vector value = load(mask + k), step = splat(1.0f);
       if (problem.sigmoid) detail::sigmoid(value, value, step);
       store(mask + k, value * splat(problem.mask_scale));
       store(slope + k, step * splat(problem.mask_scale));
     }
     for (int64_t k = 0; k < size; ++k) {
-      // Whole pixels are added up as integers, so that on large maps, too, the fraction is as exact as the offset.
-      // Only an offset that is finite and not huge is converted.
-      constexpr float kHuge = 0x1p62f;
-      const bool finite = y[k] > -kHuge && y[k] < kHuge && x[k] > -kHuge && x[k] < kHuge;
-      const detail::Coordinate h(finite ? y[k] : 0.0f, i * window.stride_h + down);
-      const detail::Coordinate v(finite ? x[k] : 0.0f, j * window.stride_w + right);
-      // At -1 itself the value is 0, but its slope is that of the cell to the lower right.
-      const bool counts = finite && h.low >= -1 && h.low < window.H && v.low >= -1 && v.low < window.W;
-      const int64_t top = counts ? h.low : -2, left = counts ? v.low : -2;
-      const bool is_up = top >= 0, is_down = top + 1 >= 0 && top + 1 < window.H;
-      const bool is_left = left >= 0, is_right = left + 1 >= 0 && left + 1 < window.W;
-      const int64_t corner = top * place.row_h + left * place.row_w;
-      const float dy = counts ? h.fraction : 0.0f, dx = counts ? v.fraction : 0.0f;
-      const float upper = (1 - dy) * mask[k], lower = dy * mask[k];
-      samples[k] = {.at = {is_up && is_left ? corner : place.outside,
-                           is_up && is_right ? corner + place.row_w : place.outside,
-                           is_down && is_left ? corner + place.row_h : place.outside,
-                           is_down && is_right ? corner + place.row_h + place.row_w : place.outside},
-                    .weight = {upper * (1 - dx), upper * dx, lower * (1 - dx), lower * dx},
-                    .dy = dy,
-                    .dx = dx,
-                    .mask = mask[k],
-                    .mask_slope = slope[k]};
+      base_h[k] = i * window.stride_h + down;
+      base_w[k] = j * window.stride_w + right;
       if (++j == window.Wo) j = 0, ++i;
+    }
+    for (int64_t k = 0; k < size; k += detail::kSome) {
+      detail::Longs h, w;
+      std::memcpy(&h, base_h + k, sizeof h);
+      std::memcpy(&w, base_w + k, sizeof w);
+      detail::locate_some(load<detail::kSome>(y + k), load<detail::kSome>(x + k), load<detail::kSome>(mask + k),
+                          load<detail::kSome>(slope + k), h, w, window.H, window.W, place, size - k, samples + k);
     }
   }
 }

@@ -1,21 +1,23 @@
-// Decoupled dynamic filter, forward: one pass over X and Y. A task is some rows of Y of some channels of one sample.
+// Decoupled dynamic filter, forward: one pass over X and Y. A task is a tile of Y of some channels of one sample.
 //
-//   filters  A task's channel filters are normalised into the scratch memory of its lane, [branch][tap][channel], its
-//            spatial filters for some pixels of one head, [branch][tap][pixel]; those serve all channels of the head.
-//            Branches are the sub-pixels of DDF-Up. What the next task needs as well stays there.
-//   channels last (X and Y)  A vector is some channels of a pixel. A block of channels keeps its taps in registers
-//            along a strip of a row; per tap and pixel one number of the spatial filter is broadcast. X is read in
-//            place: where a tap lies outside of the map it points to zeros. 16-bit rows are widened to scratch first.
-//   planar (all else)  A vector is some pixels of a channel. A few channels at a time are copied to zero-padded planes
-//            (planes.h) in the first cache. Sums go straight to Y, or through a copy where it has another order.
+//   filters  Channel filters are normalised into the scratch memory of a lane, [branch][tap][channel], and the spatial
+//            filters of a tile and a head, [branch][tap][pixel]; those serve all channels of the head. Branches are the
+//            sub-pixels of DDF-Up. What a later task needs as well stays there.
+//   patches  A vector is some channels of a pixel, whatever the layouts are. What a tile meets of X is copied for a
+//            block of channels (patches.h), unless it lies so already and all taps are inside of the map. The block's
+//            taps are kept in registers; per tap and pixel one number of the spatial filter is broadcast. Sums go
+//            straight to Y, or through a copy where it has another order.
+//   planes   A vector is some pixels of a channel (planes.h): where a head has few channels, and for wide planar maps.
 //
 // Every element of Y is summed up in the order of the taps by the same operations, however the work is divided.
-// Cost: 2 operations per tap, half of them a convolution's; X is read once, Y written once. A 3x3 filter on channels
-// last runs at 90% of what two operations per tap can reach, planar at half of it.
+// Lanes begin with the same share of Y in every call: maps that one core's cache holds need not come from another's.
+// Cost: 2 operations per tap, half of them a convolution's; X is read once, Y written once.
 #include <algorithm>
+#include <atomic>
+#include <new>
 
 #include "ddf/cpu.h"
-#include "ddf/planes.h"
+#include "ddf/patches.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {
 namespace {
@@ -30,33 +32,55 @@ using ddf::Problem;
 constexpr double kLeastWork = 65536;
 // Tasks per lane, so that all are done at about the same time.
 constexpr int64_t kTasksPerLane = 8;
-// Pixels of a task, at least: channel filters are normalised per task and lane.
+// Outputs of a tile, at least: rows of a patch that two tiles need are copied twice.
 constexpr int64_t kLeastPixels = 256;
 
-// Vectors of channels that a block of channels last has: 9 taps of them and their sums are held in registers.
+// Vectors of channels that a block has: 9 taps of them and their sums are held in registers.
 constexpr int kBlock = kWidth == 16 ? 2 : 1;
-// Pixels of a strip of channels last.
-constexpr int64_t kStrip = 64;
-// Floats of the widened rows of a task.
-constexpr int64_t kMostWidened = 1 << 17;
+// Columns of a tile of patches where a row of Y is cut, at most.
+constexpr int64_t kMostPatchColumns = 64;
+// Pixels of a patch, at most, and numbers of the spatial filters of a tile: they stay in the second cache.
+constexpr int64_t kMostPatch = 1024;
+constexpr int64_t kMostSpatial = 16384;
+
+#ifndef RIP
+#define RIP 1
+#endif
+constexpr int64_t kRowsInPlace = RIP;
+// Rows and columns of Y, at least, so that patches of its borders are less to copy than all of X.
+constexpr int64_t kLeastInPlace = 20;
 
 // --- division of the work
 
 struct Plan {
-  bool planar, widened;
+  bool planar;
+  bool three;  // 3x3 taps, next to each other in a patch
+  bool in_place, direct;  // X is read where it lies, but for borders; sums go straight to Y
   Tiles tiles;
   int64_t channels, chunks;  // of a task, at most, and how many of them
   int64_t tasks;
   Planes planes;
+  Patches patches;
 };
+
+// Tiles of patches: `parts` of them, unless they become too small.
+Tiles tiles_of_patches(const Problem& problem, int64_t parts) {
+  const Window& window = problem.window;
+  const int64_t filters = problem.branches() * window.taps();
+  const int64_t columns = divide_up(window.Wo, divide_up(window.Wo, kMostPatchColumns));
+  const int64_t down = std::clamp<int64_t>(window.Ho * window.Wo / kLeastPixels, 1, parts) * columns / window.Wo;
+  int64_t rows = std::clamp<int64_t>(kMostSpatial / filters, 1, kMostPixels) / columns;
+  rows = std::clamp<int64_t>(std::min(rows, window.Ho / std::max<int64_t>(down, 1)), 1, window.Ho);
+  Tiles tiles = tiles_of(window, rows, columns);
+  while (tiles.rows > 1 && patches_of(window, tiles).pixels() > kMostPatch)
+    tiles = tiles_of(window, tiles.rows / 2, columns);
+  return tiles;
+}
 
 Plan plan_of(const Problem& problem, const dyndeploy_tensor* inputs, const dyndeploy_tensor& Y,
              const dyndeploy_resources* resources) {
   const Window& window = problem.window;
   Plan plan{};
-  // A few channels fill no vector.
-  plan.planar = problem.head_channels() < 4 || !channels_last(inputs[kX]) || !channels_last(Y);
-
   // Parts of a sample that keep all lanes busy, with enough to do for each.
   const int64_t lanes = resources->threads ? resources->threads->lanes : 1;
   const double work = 1.0 * static_cast<double>(problem.C * problem.branches()) *
@@ -64,24 +88,27 @@ Plan plan_of(const Problem& problem, const dyndeploy_tensor* inputs, const dynde
   const auto most = static_cast<int64_t>(std::min(work / kLeastWork, 1e6)) + 1;
   const int64_t parts = std::min(most, divide_up(kTasksPerLane * lanes, std::max<int64_t>(problem.N, 1)));
 
-  plan.channels = problem.C;
+  // A few channels fill no vector; of wide planes a tile has short pieces of many rows, far from each other.
+  const bool last = channels_last(inputs[kX]) && channels_last(Y);
+  const bool wide = window.stride_w == 1 && window.Wo > kMostPatchColumns / (problem.scale == 1 ? 2 : 1);
+  plan.planar = problem.head_channels() < (last ? 4 : kWidth) || (wide && !last) ||
+                problem.branches() * window.taps() > kMostSpatial / 16;
+  if (!plan.planar) {
+    plan.direct = problem.dtype == DYNDEPLOY_FLOAT32 && channels_last(Y);
+    plan.tiles = tiles_of_patches(problem, parts);
+    plan.patches = patches_of(window, plan.tiles);
+    plan.three = window.kh == 3 && window.kw == 3 && plan.patches.w.tap == 1;
+    plan.in_place = plan.three && plan.direct && channels_last(inputs[kX]) &&
+                    std::min(window.Ho, window.Wo) >= kLeastInPlace;
+    // Planes are copied for fewer channels at a time.
+    plan.planar = plan.patches.pixels() > 16 * kMostPatch;
+  }
   if (plan.planar) {
     plan.tiles = tiles_of(window, problem.branches() * window.taps());
     plan.planes = planes_of(window, plan.tiles, problem.scale == 1 && Y.strides[3] == 1);
-  } else {
-    const int64_t tiles = std::min(parts, window.Ho * window.Wo / kLeastPixels + 1);
-    int64_t rows = divide_up(window.Ho, std::min(tiles, window.Ho));
-    plan.widened = problem.dtype != DYNDEPLOY_FLOAT32;
-    if (plan.widened) {
-      const int64_t halo = std::min(window.dilation_h * (window.kh - 1) + 1, window.H);
-      plan.channels = std::min(plan.channels, std::max<int64_t>(64, kMostWidened / (2 * halo * window.W + 1)));
-      const int64_t fit = kMostWidened / (plan.channels * window.W + 1);
-      rows = std::clamp<int64_t>((fit - halo) / window.stride_h + 1, 1, rows);
-    }
-    plan.tiles = tiles_of(window, rows, window.Wo);
   }
   const int64_t step = 2 * kWidth, shares = divide_up(parts, plan.tiles.count());
-  plan.channels = std::min(plan.channels, round_up(divide_up(problem.C, shares), step));
+  plan.channels = std::min(problem.C, round_up(divide_up(problem.C, shares), step));
   plan.chunks = plan.channels ? divide_up(problem.C, plan.channels) : 0;
   plan.tasks = problem.N * plan.chunks * plan.tiles.count();
   return plan;
@@ -89,43 +116,42 @@ Plan plan_of(const Problem& problem, const dyndeploy_tensor* inputs, const dynde
 
 // Memory of one lane.
 struct Scratch {
-  int64_t* channel_key;  // which channel filters are there: n * chunks + chunk, or -1
-  int64_t* spatial_key;  // which spatial filters are there, of a planar task: (n * tiles + tile) * heads + head, or -1
-  float* channel;        // [branches][taps][channels], padded to kWidth
+  std::atomic<int64_t>* next;  // task of the lane's share
+  int64_t* channel_key;  // [chunks] of which sample the channel filters of a chunk are there, or -1
+  int64_t* spatial_key;  // which spatial filters are there: (n * tiles + tile) * heads + head, or -1
+  int64_t* border_key;   // [3] around which outputs a patch has its zeros, and in pixels of how many floats, or -1
+  float* channel;        // [chunks][branches][taps][channels], padded to kWidth
   float* gain;           // [taps][channels] of one branch
-  float* spatial;        // [branches][taps][kStrip or flat]
-  const float** taps;    // [kStrip][taps] where the taps of a pixel lie
-  float* zeros;          // [channels]
-  float* widened;        // [rows][W][channels]
+  float* spatial;        // [branches][taps][kSpatialLd or flat]
+  float* patch;          // [pixels][block]
   float* planes;         // [kGroup][size]
-  float* sums;           // [branches][kGroup][flat]
+  float* sums;           // [rows][scale][columns][scale][block], or [branches][kGroup][flat]
   int64_t* offsets;      // [taps] distances in a plane
 };
 
 int64_t channel_ld(const Plan& plan) { return round_up(plan.channels, kWidth); }
-
-int64_t widened_rows(const Problem& problem, const Plan& plan) {
-  const Window& window = problem.window;
-  return std::min((plan.tiles.rows - 1) * window.stride_h + (window.kh - 1) * window.dilation_h + 1, window.H);
+int64_t chunk_filters(const Problem& problem, const Plan& plan) {
+  return problem.branches() * problem.window.taps() * channel_ld(plan);
 }
 
 Scratch take_scratch(const Problem& problem, const Plan& plan, Workspace& workspace) {
   const int64_t taps = problem.window.taps(), branches = problem.branches();
   Scratch scratch{};
-  scratch.channel_key = workspace.take<int64_t>(2);
-  scratch.spatial_key = scratch.channel_key + 1;
-  scratch.channel = workspace.take<float>(branches * taps * channel_ld(plan));
+  scratch.next = workspace.take<std::atomic<int64_t>>(1);
+  scratch.channel_key = workspace.take<int64_t>(plan.chunks);
+  scratch.spatial_key = workspace.take<int64_t>(4);
+  scratch.border_key = scratch.spatial_key + 1;
+  scratch.channel = workspace.take<float>(plan.chunks * chunk_filters(problem, plan));
   scratch.gain = workspace.take<float>(taps * channel_ld(plan));
-  scratch.spatial = workspace.take<float>(branches * taps * (plan.planar ? plan.planes.flat : kStrip));
+  scratch.spatial = workspace.take<float>(branches * taps * (plan.planar ? plan.planes.flat : kSpatialLd));
   if (plan.planar) {
     scratch.planes = workspace.take<float>(kGroup * plan.planes.size);
     scratch.sums = workspace.take<float>(branches * kGroup * plan.planes.flat);
     scratch.offsets = workspace.take<int64_t>(taps);
   } else {
-    scratch.taps = workspace.take<const float*>(kStrip * taps);
-    scratch.zeros = workspace.take<float>(plan.channels);
-    if (plan.widened)
-      scratch.widened = workspace.take<float>(widened_rows(problem, plan) * problem.window.W * plan.channels);
+    scratch.patch = workspace.take<float>(plan.patches.pixels() * kBlock * kWidth);
+    if (!plan.direct)
+      scratch.sums = workspace.take<float>(branches * plan.tiles.rows * plan.tiles.columns * kBlock * kWidth);
   }
   return scratch;
 }
@@ -134,21 +160,22 @@ Scratch take_scratch(const Problem& problem, const Plan& plan, Workspace& worksp
 struct Task {
   int64_t n, tile, chunk;
   Area area;
-  int64_t begin, end;  // channels
+  int64_t begin, end;    // channels
+  const float* channel;  // [branches][taps][channels]
 };
 
-Task task_of(const Problem& problem, const Plan& plan, int64_t index) {
-  // What takes longer to prepare stays the same for the next task of a lane, most often: planar the spatial filters of
-  // many pixels, channels last the channel filters.
+// The filters of a tile serve all chunks, one after the other.
+Task task_of(const Problem& problem, const Plan& plan, const Scratch& scratch, int64_t index) {
   const int64_t tiles = plan.tiles.count();
   Task task;
   task.n = index / (tiles * plan.chunks);
   index %= tiles * plan.chunks;
-  task.tile = plan.planar ? index / plan.chunks : index % tiles;
-  task.chunk = plan.planar ? index % plan.chunks : index / tiles;
+  task.tile = index / plan.chunks;
+  task.chunk = index % plan.chunks;
   task.area = plan.tiles.area(task.tile, problem.window);
   task.begin = task.chunk * plan.channels;
   task.end = std::min(task.begin + plan.channels, problem.C);
+  task.channel = scratch.channel + task.chunk * chunk_filters(problem, plan);
   return task;
 }
 
@@ -156,14 +183,13 @@ Task task_of(const Problem& problem, const Plan& plan, int64_t index) {
 template <class T>
 void prepare_channel_filters(const Problem& problem, const Plan& plan, const dyndeploy_tensor* inputs, const Task& task,
                              const Scratch& scratch) {
-  const int64_t key = task.n * plan.chunks + task.chunk;
-  if (*scratch.channel_key == key) return;
-  *scratch.channel_key = key;
+  if (scratch.channel_key[task.chunk] == task.n) return;
+  scratch.channel_key[task.chunk] = task.n;
   const dyndeploy_tensor &filters = inputs[kChannelFilter], &gains = inputs[kChannelGain];
   const int64_t taps = problem.window.taps(), ld = channel_ld(plan), count = task.end - task.begin;
   for (int64_t r = 0; r < problem.branches(); ++r) {
     const int64_t begin = r * problem.C + task.begin, end = begin + count;
-    float* channel = scratch.channel + r * taps * ld;
+    float* channel = scratch.channel + task.chunk * chunk_filters(problem, plan) + r * taps * ld;
     read_per_channel(static_cast<const T*>(filters.data) + task.n * filters.strides[0], filters.strides[1], taps, begin,
                      end, channel, ld);
     normalise(problem, 1, round_up(count, kWidth), channel, ld);
@@ -172,191 +198,163 @@ void prepare_channel_filters(const Problem& problem, const Plan& plan, const dyn
   }
 }
 
-// --- channels last
-
-// A strip of pixels of a row of Y, for one head.
-struct Strip {
-  int64_t taps, pixels;
-  bool relu;
-  // Pixels [inner.begin, inner.end) of a 3x3 window have all columns inside of the map. Theirs begin at row[i] and are
-  // `tap` apart, and `step` from pixel to pixel; 0 in a row outside of the map, which is a row of zeros.
-  Range inner;
-  const float* row[3];
-  int64_t tap[3], step[3];
-  const float* const* pointers;  // [pixels][taps] of all other pixels
-  int64_t channel_ld;
-  int64_t y_step;
-};
-
-// Channels c … c + Vectors * Lanes - 1 of a task, of all pixels of a strip. Taps is 9 (3x3) or 0 (any).
-template <int Taps, int Lanes, int Vectors, bool Add, class T>
-void filter_strip(const Strip& strip, int64_t c, const float* channel, const float* spatial, T* y) {
-  Floats<Lanes> held[Taps ? Taps : 1][Vectors];
-  channel += c;
-  const int64_t ld = strip.channel_ld;
-#pragma GCC unroll 9
-  for (int t = 0; t < Taps; ++t)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) held[t][v] = load<Lanes>(channel + t * ld + v * Lanes);
-
-  const auto pixel = [&](int64_t p, auto tap_at) __attribute__((always_inline)) {
-    Floats<Lanes> sum[Vectors] = {};
-    const auto add_tap = [&](auto t) __attribute__((always_inline)) {
-      const float s = spatial[t * kStrip + p];
-      const float* x = tap_at(t);
-#pragma GCC unroll 2
-      for (int v = 0; v < Vectors; ++v) {
-        Floats<Lanes> f;
-        if constexpr (Taps)
-          f = held[t][v];
-        else
-          f = load<Lanes>(channel + t * ld + v * Lanes);
-        sum[v] += combined<Add>(f, s) * load<Lanes>(x + v * Lanes);
-      }
-    };
-    if constexpr (Taps) {
-#pragma GCC unroll 9
-      for (int t = 0; t < Taps; ++t) add_tap(t);
-    } else {
-      for (int64_t t = 0; t < strip.taps; ++t) add_tap(t);
-    }
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v)
-      store_from_float<Lanes>(y + p * strip.y_step + v * Lanes, strip.relu ? relu<Lanes>(sum[v]) : sum[v]);
-  };
-  const auto outer = [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
-    for (int64_t p = begin; p < end; ++p) {
-      const float* const* pointers = strip.pointers + p * strip.taps;
-      pixel(p, [=](int64_t t) { return pointers[t] + c; });
-    }
-  };
-  if constexpr (Taps) {
-    outer(0, strip.inner.begin);
-    const float* row[3] = {strip.row[0] + c, strip.row[1] + c, strip.row[2] + c};
-    const int64_t tap[3] = {strip.tap[0], strip.tap[1], strip.tap[2]};
-    for (int64_t p = strip.inner.begin; p < strip.inner.end; ++p) {
-      pixel(p, [&](int64_t t) { return row[t / 3] + t % 3 * tap[t / 3]; });
-#pragma GCC unroll 3
-      for (int i = 0; i < 3; ++i) row[i] += strip.step[i];
-    }
-    outer(strip.inner.end, strip.pixels);
-  } else {
-    outer(0, strip.pixels);
+// The spatial filters of a head, unless they are there already: rows of a tile `pitch` apart.
+template <class T>
+void prepare_spatial_filters(const Problem& problem, const Plan& plan, const Map<const T>& filters, const Task& task,
+                             int64_t head, int64_t pitch, int64_t ld, const Scratch& scratch) {
+  const int64_t key = (task.n * plan.tiles.count() + task.tile) * problem.heads + head;
+  if (*scratch.spatial_key == key) return;
+  *scratch.spatial_key = key;
+  const Area& area = task.area;
+  const int64_t taps = problem.window.taps();
+  const int64_t count = round_up((area.rows - 1) * pitch + area.columns, kWidth);
+  // Several rows at once, if they follow each other.
+  const bool dense = pitch == problem.window.Wo && area.columns == pitch && filters.run(pitch, 0, 2 * pitch) > pitch;
+  const int64_t rows = dense ? area.rows : 1;
+  if (pitch != area.columns) std::fill_n(scratch.spatial, problem.branches() * taps * ld, 0.0f);
+  for (int64_t r = 0; r < problem.branches(); ++r) {
+    float* spatial = scratch.spatial + r * taps * ld;
+    for (int64_t row = 0; row < area.rows; row += rows)
+      read_spatial(filters, task.n, (r * problem.heads + head) * taps, taps, area.row + row, area.column,
+                   rows * area.columns, spatial + row * pitch, ld);
+    normalise(problem, problem.spatial_gain, count, spatial, ld);
   }
 }
 
-// All channels [begin, end) of a task, which are of one head.
-template <int Taps, bool Add, class T>
-void filter_channels(const Problem& problem, const Plan& plan, const Strip& strip, int64_t begin, int64_t end,
-                     const Scratch& scratch, const Map<T>& y, T* y_first) {
-  const auto block = [&](auto lanes, auto vectors, int64_t c) {
-    for (int64_t r = 0; r < problem.branches(); ++r) {
-      T* to = y_first + r / problem.scale * y.h + r % problem.scale * y.w + c;
-      filter_strip<Taps, lanes, vectors, Add>(strip, c, scratch.channel + r * strip.taps * channel_ld(plan),
-                                              scratch.spatial + r * strip.taps * kStrip, to);
+// --- patches
+
+// Channels c … c + Vectors * Lanes - 1 of some outputs of a tile. Three: 3x3 taps, next to each other in a patch.
+template <bool Three, int Lanes, int Vectors, bool Add, class T>
+void run_block(const Problem& problem, const Plan& plan, const Map<const T>& X, const Map<T>& y, const Task& task,
+               const Area& area, bool in_place, int64_t c, const Scratch& scratch) {
+  constexpr int kPixel = Lanes * Vectors;
+  const Window& window = problem.window;
+  const int64_t scale = problem.scale, count = window.taps(), ld = channel_ld(plan);
+  float* to = scratch.sums;
+  int64_t row = scale * area.columns * kPixel, pixel = kPixel;  // of what is written
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (plan.direct) {
+      to = y.at(task.n, c, scale * area.row, scale * area.column);
+      row = y.h;
+      pixel = y.w;
     }
+  }
+  const Outputs outputs{area.rows, area.columns, scale * row, scale * pixel, task.area.columns, problem.relu};
+  const int64_t first = (area.row - task.area.row) * task.area.columns + area.column - task.area.column;
+  const auto all_branches = [&](auto filter) {
+    for (int64_t r = 0; r < problem.branches(); ++r)
+      filter(task.channel + r * count * ld + (c - task.begin), scratch.spatial + r * count * kSpatialLd + first,
+             to + r / scale * row + r % scale * pixel);
   };
+
+  if constexpr (Three && sizeof(T) == sizeof(float)) {
+    if (in_place) {
+      const int64_t h = area.row * window.stride_h - window.top, w = area.column * window.stride_w - window.left;
+      const Taps taps{X.at(task.n, c, h, w), window.dilation_h * X.h, window.dilation_w * X.w, window.stride_h * X.h,
+                      window.stride_w * X.w};
+      return all_branches([&](const float* channel, const float* spatial, float* sub_pixel) {
+        filter_block_3x3<0, Lanes, Vectors, Add>(taps, channel, ld, spatial, outputs, sub_pixel);
+      });
+    }
+  }
+  const int64_t border[] = {task.n * plan.tiles.count() + task.tile, area.row * window.Wo + area.column, kPixel};
+  if (!std::equal(border, border + 3, scratch.border_key)) {
+    clear_border(window, plan.patches, area, kPixel, scratch.patch);
+    std::copy_n(border, 3, scratch.border_key);
+  }
+  pack_patch<Lanes, Vectors>(X, task.n, c, window, plan.patches, area, scratch.patch);
+  const Taps taps = taps_of(plan.patches, scratch.patch, kPixel);
+  all_branches([&](const float* channel, const float* spatial, float* sub_pixel) {
+    if constexpr (Three)
+      filter_block_3x3<kPixel, Lanes, Vectors, Add>(taps, channel, ld, spatial, outputs, sub_pixel);
+    else
+      filter_block<Lanes, Vectors, Add>(window, taps, channel, ld, spatial, outputs, sub_pixel);
+  });
+  if (plan.direct) return;
+  const int64_t rows = scale * area.rows, columns = scale * area.columns, width = scale * window.Wo;
+  const int64_t together = columns == width && y.run(width, 0, 2 * width) > width ? rows : 1;
+  for (int64_t i = 0; i < rows; i += together)
+    unpack_run<Lanes, Vectors>(scratch.sums + i * row, together * columns,
+                               y.at(task.n, c, scale * area.row + i, scale * area.column), y.w, y.c);
+}
+
+// call(lanes, vectors, c) for blocks of channels [begin, end), which are of one head.
+template <class Call>
+DYNDEPLOY_INLINE void for_each_block(int64_t begin, int64_t end, Call call) {
   constexpr int kWide = kBlock * kWidth;
   const int64_t wide_end = begin + (end - begin) / kWide * kWide;
   for (int64_t c = begin; c < wide_end; c += kWide)
-    block(std::integral_constant<int, kWidth>{}, std::integral_constant<int, kBlock>{}, c);
+    call(std::integral_constant<int, kWidth>{}, std::integral_constant<int, kBlock>{}, c);
   // The rest may overlap what is done.
   const int64_t rest = end - wide_end;
   if (rest)
     cover<kWidth>(rest < kWidth && end - begin >= kWidth ? end - kWidth : wide_end, end, [&](auto lanes, int64_t c) {
-      block(lanes, std::integral_constant<int, 1>{}, c);
+      call(lanes, std::integral_constant<int, 1>{}, c);
     });
 }
 
-template <class T>
-void run_channels_last(const Problem& problem, const Plan& plan, const dyndeploy_tensor* inputs,
-                       const dyndeploy_tensor& Y, const Task& task, const Scratch& scratch) {
-  const Window& window = problem.window;
-  const Map<const T> X(inputs[kX]), filters(inputs[kSpatialFilter]);
-  const Map<T> y(Y);
-  const int64_t taps = window.taps(), head_channels = problem.head_channels();
-
-  // Rows of X from `top` on, of the channels of the task.
-  const int64_t top = std::max<int64_t>(0, task.area.row * window.stride_h - window.top);
-  Rows x{nullptr, X.h, X.w};
-  if (plan.widened) {
-    const int64_t last_row = task.area.row + task.area.rows - 1;
-    const int64_t last = last_row * window.stride_h - window.top + (window.kh - 1) * window.dilation_h;
-    x = {scratch.widened, window.W * plan.channels, plan.channels};
-    for (int64_t h = top; h <= std::min(last, window.H - 1); ++h)
-      for (int64_t w = 0; w < window.W; ++w)
-        read_floats(X.at(task.n, task.begin, h, w), task.end - task.begin,
-                    scratch.widened + (h - top) * x.row_h + w * x.row_w);
-  } else if constexpr (sizeof(T) == sizeof(float)) {
-    if (X.data) x.data = X.at(task.n, task.begin, top, 0);
-  }
-  std::fill_n(scratch.zeros, plan.channels, 0.0f);
-
-  const bool three = window.kh == 3 && window.kw == 3;
-  const Range inner_columns = {
-      meeting(window.stride_w, -window.left, window.W, window.Wo).begin,
-      meeting(window.stride_w, (window.kw - 1) * window.dilation_w - window.left, window.W, window.Wo).end};
-  const int64_t strips = divide_up(window.Wo, kStrip), width = divide_up(window.Wo, strips);
-  for (int64_t row = task.area.row; row < task.area.row + task.area.rows; ++row)
-    for (int64_t first = 0; first < window.Wo; first += width) {
-      Strip strip{.taps = taps,
-                  .pixels = std::min(width, window.Wo - first),
-                  .relu = problem.relu,
-                  .inner = {},
-                  .row = {},
-                  .tap = {},
-                  .step = {},
-                  .pointers = scratch.taps,
-                  .channel_ld = channel_ld(plan),
-                  .y_step = problem.scale * y.w};
-      if (three) {
-        const int64_t begin = std::clamp<int64_t>(inner_columns.begin - first, 0, strip.pixels);
-        strip.inner = {begin, std::clamp<int64_t>(inner_columns.end - first, begin, strip.pixels)};
-      }
-      for (int64_t i = 0; i < window.kh; ++i) {
-        const int64_t h = row * window.stride_h - window.top + i * window.dilation_h;
-        const bool inside = h >= 0 && h < window.H;
-        const auto point = [&](int64_t p) {
-          int64_t w = (first + p) * window.stride_w - window.left;
-          for (int64_t j = 0; j < window.kw; ++j, w += window.dilation_w)
-            scratch.taps[p * taps + i * window.kw + j] =
-                inside && w >= 0 && w < window.W ? x.at(h - top, w) : scratch.zeros;
-        };
-        for (int64_t p = 0; p < strip.inner.begin; ++p) point(p);
-        for (int64_t p = strip.inner.end; p < strip.pixels; ++p) point(p);
-        if (strip.inner.begin < strip.inner.end) {
-          strip.row[i] = scratch.zeros;
-          if (inside) {
-            strip.row[i] = x.at(h - top, (first + strip.inner.begin) * window.stride_w - window.left);
-            strip.tap[i] = window.dilation_w * x.row_w;
-            strip.step[i] = window.stride_w * x.row_w;
-          }
-        }
-      }
-      T* to = y.at(task.n, task.begin, problem.scale * row, problem.scale * first);
-      for (int64_t begin = task.begin; begin < task.end;) {
-        const int64_t head = begin / head_channels, end = std::min(task.end, (head + 1) * head_channels);
-        for (int64_t r = 0; r < problem.branches(); ++r) {
-          float* spatial = scratch.spatial + r * taps * kStrip;
-          read_spatial(filters, task.n, (r * problem.heads + head) * taps, taps, row, first, strip.pixels, spatial,
-                       kStrip);
-          normalise(problem, problem.spatial_gain, round_up(strip.pixels, kWidth), spatial, kStrip);
-        }
-        const int64_t from = begin - task.begin, until = end - task.begin;
-        if (three && problem.add)
-          filter_channels<9, true>(problem, plan, strip, from, until, scratch, y, to);
-        else if (three)
-          filter_channels<9, false>(problem, plan, strip, from, until, scratch, y, to);
-        else if (problem.add)
-          filter_channels<0, true>(problem, plan, strip, from, until, scratch, y, to);
-        else
-          filter_channels<0, false>(problem, plan, strip, from, until, scratch, y, to);
-        begin = end;
-      }
-    }
+// The outputs of a tile whose taps are all inside of the map, and up to four areas of others.
+int split(const Window& window, const Area& area, Area* inner, Area* outer) {
+  const auto inside = [](int64_t stride, int64_t before, int64_t reach, int64_t size, int64_t first, int64_t count) {
+    const int64_t last = first + count;
+    const int64_t begin = std::clamp(meeting(stride, -before, size, last).begin, first, last);
+    return Range{begin, std::clamp(meeting(stride, reach - before, size, last).end, begin, last)};
+  };
+  const int64_t reach_h = window.dilation_h * (window.kh - 1), reach_w = window.dilation_w * (window.kw - 1);
+  const Range rows = inside(window.stride_h, window.top, reach_h, window.H, area.row, area.rows);
+  const Range columns = inside(window.stride_w, window.left, reach_w, window.W, area.column, area.columns);
+  *inner = {rows.begin, rows.end - rows.begin, columns.begin, columns.end - columns.begin};
+  int count = 0;
+  const auto add = [&](int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
+    if (row < row_end && column < column_end) outer[count++] = {row, row_end - row, column, column_end - column};
+  };
+  const int64_t right = area.column + area.columns;
+  add(area.row, rows.begin, area.column, right);
+  add(rows.end, area.row + area.rows, area.column, right);
+  add(rows.begin, rows.end, area.column, columns.begin);
+  add(rows.begin, rows.end, columns.end, right);
+  return count;
 }
 
-// --- planar
+template <bool Three, bool Add, class T>
+void run_patches(const Problem& problem, const Plan& plan, const dyndeploy_tensor* inputs, const dyndeploy_tensor& Y,
+                 const Task& task, const Scratch& scratch) {
+  const Map<const T> X(inputs[kX]), filters(inputs[kSpatialFilter]);
+  const Map<T> y(Y);
+  const int64_t head_channels = problem.head_channels();
+  Area inner = task.area, outer[4];
+  const int borders = plan.in_place ? split(problem.window, task.area, &inner, outer) : 0;
+  for (int64_t begin = task.begin; begin < task.end;) {
+    const int64_t head = begin / head_channels, end = std::min(task.end, (head + 1) * head_channels);
+    prepare_spatial_filters(problem, plan, filters, task, head, task.area.columns, kSpatialLd, scratch);
+    const auto run = [&](const Area& area, bool in_place) {
+      for_each_block(begin, end, [&](auto lanes, auto vectors, int64_t c) {
+        run_block<Three, lanes, vectors, Add>(problem, plan, X, y, task, area, in_place, c, scratch);
+      });
+    };
+    // In place row by row: so the rows of X are read from one end to the other.
+    const int64_t rows = plan.in_place ? kRowsInPlace : inner.rows;
+    for (int64_t row = 0; inner.columns && row < inner.rows; row += rows)
+      run({inner.row + row, std::min(rows, inner.rows - row), inner.column, inner.columns}, plan.in_place);
+    for (int i = 0; i < borders; ++i) run(outer[i], false);
+    begin = end;
+  }
+}
+
+template <class T>
+void run_patches(const Problem& problem, const Plan& plan, const dyndeploy_tensor* inputs, const dyndeploy_tensor& Y,
+                 const Task& task, const Scratch& scratch) {
+  if (plan.three && problem.add)
+    run_patches<true, true, T>(problem, plan, inputs, Y, task, scratch);
+  else if (plan.three)
+    run_patches<true, false, T>(problem, plan, inputs, Y, task, scratch);
+  else if (problem.add)
+    run_patches<false, true, T>(problem, plan, inputs, Y, task, scratch);
+  else
+    run_patches<false, false, T>(problem, plan, inputs, Y, task, scratch);
+}
+
+// --- planes
 
 template <int... I>
 DYNDEPLOY_INLINE void interleave(Vector a, Vector b, float* to, std::integer_sequence<int, I...>) {
@@ -386,7 +384,7 @@ void run_group(const Problem& problem, const Plan& plan, const Map<const T>& X, 
   Operands operands{.taps = taps,
                     .planes = scratch.planes,
                     .offsets = scratch.offsets,
-                    .channel = scratch.channel + (first - task.begin),
+                    .channel = task.channel + (first - task.begin),
                     .ld = channel_ld(plan),
                     .spatial = scratch.spatial,
                     .relu = problem.relu};
@@ -423,24 +421,6 @@ void run_group(const Problem& problem, const Plan& plan, const Map<const T>& X, 
     }
 }
 
-// The spatial filters of a head, unless they are there already.
-template <class T>
-void prepare_spatial_filters(const Problem& problem, const Plan& plan, const Map<const T>& filters, const Task& task,
-                             int64_t head, const Scratch& scratch) {
-  const int64_t key = (task.n * plan.tiles.count() + task.tile) * problem.heads + head;
-  if (*scratch.spatial_key == key) return;
-  *scratch.spatial_key = key;
-  const int64_t taps = problem.window.taps();
-  std::fill_n(scratch.spatial, problem.branches() * taps * plan.planes.flat, 0.0f);
-  for (int64_t r = 0; r < problem.branches(); ++r) {
-    float* spatial = scratch.spatial + r * taps * plan.planes.flat;
-    for (int64_t row = 0; row < task.area.rows; ++row)
-      read_spatial(filters, task.n, (r * problem.heads + head) * taps, taps, task.area.row + row, task.area.column,
-                   task.area.columns, spatial + row * plan.planes.pitch, plan.planes.flat);
-    normalise(problem, problem.spatial_gain, plan.planes.flat, spatial, plan.planes.flat);
-  }
-}
-
 template <class T>
 void run_planar(const Problem& problem, const Plan& plan, const dyndeploy_tensor* inputs, const dyndeploy_tensor& Y,
                 const Task& task, const Scratch& scratch) {
@@ -452,7 +432,7 @@ void run_planar(const Problem& problem, const Plan& plan, const dyndeploy_tensor
   std::fill_n(scratch.planes, kGroup * plan.planes.size, 0.0f);
   for (int64_t begin = task.begin; begin < task.end;) {
     const int64_t head = begin / head_channels, end = std::min(task.end, (head + 1) * head_channels);
-    prepare_spatial_filters(problem, plan, filters, task, head, scratch);
+    prepare_spatial_filters(problem, plan, filters, task, head, plan.planes.pitch, plan.planes.flat, scratch);
     cover<kGroup>(begin, end, [&](auto group, int64_t first) {
       if (problem.add)
         run_group<group, true>(problem, plan, X, y, task, first, scratch);
@@ -492,21 +472,30 @@ void ddf_forward(const Problem& problem, const dyndeploy_tensor* inputs, const d
   };
   for (int64_t lane = 0; lane < lanes; ++lane) {
     const Scratch scratch = scratch_of(lane);
-    *scratch.channel_key = *scratch.spatial_key = -1;
+    std::fill_n(scratch.channel_key, plan.chunks, int64_t{-1});
+    *scratch.spatial_key = *scratch.border_key = -1;
+    // A lane begins with its share of Y, as in every call before: there are its caches. Then it helps the others.
+    new (scratch.next) std::atomic<int64_t>(plan.tasks * lane / lanes);
   }
 
   with_type(problem.dtype, [&](auto type) {
     using T = decltype(type);
-    auto run = [&](int lane, int64_t index) {
+    auto run = [&](int lane, int64_t) {
       const Scratch scratch = scratch_of(lane);
-      const Task task = task_of(problem, plan, index);
-      prepare_channel_filters<T>(problem, plan, inputs, task, scratch);
-      if (plan.planar)
-        run_planar<T>(problem, plan, inputs, Y, task, scratch);
-      else
-        run_channels_last<T>(problem, plan, inputs, Y, task, scratch);
+      for (int64_t i = 0; i < lanes; ++i) {
+        const int64_t share = (lane + i) % lanes, end = plan.tasks * (share + 1) / lanes;
+        std::atomic<int64_t>& next = *scratch_of(share).next;
+        for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < end;) {
+          const Task task = task_of(problem, plan, scratch, index);
+          prepare_channel_filters<T>(problem, plan, inputs, task, scratch);
+          if (plan.planar)
+            run_planar<T>(problem, plan, inputs, Y, task, scratch);
+          else
+            run_patches<T>(problem, plan, inputs, Y, task, scratch);
+        }
+      }
     };
-    for_each_task(resources, plan.tasks, run);
+    for_each_task(resources, plan.tasks ? lanes : 0, run);
   });
 }
 

@@ -61,6 +61,30 @@ DYNDEPLOY_API dyndeploy_status dyndeploy_ddf_cpu_backward(const dyndeploy_ddf* a
                                                             const dyndeploy_tensor gradients[4],
                                                             const dyndeploy_resources* resources);
 
+/* --- on GPUs (libdyndeploy_cuda): tensors and workspace lie in device memory */
+
+/* Bytes of workspace of a `forward` with these tensors: the channel filters in float, so that nothing matters but N, C
+ * and the attributes. Nothing of this operator can be packed beforehand, and there are no products for `tf32`. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_ddf_cuda_forward_workspace(const dyndeploy_ddf* attributes,
+                                                                      const dyndeploy_tensor inputs[4],
+                                                                      const dyndeploy_tensor* output,
+                                                                      const dyndeploy_cuda_resources* resources,
+                                                                      uint64_t* bytes);
+/* In any layout. Fastest with a 3 x 3 kernel, strides and dilations of 1, and X and Y channels last, with 16-byte aligned
+ * pixels and whole vectors of 16 bytes of channels in each head, or with dense rows. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_ddf_cuda_forward(const dyndeploy_ddf* attributes,
+                                                            const dyndeploy_tensor inputs[4],
+                                                            const dyndeploy_tensor* output,
+                                                            const dyndeploy_cuda_resources* resources);
+
+/* Choose otherwise from now on, for tests and measurements. `kernel`: 0 what is fastest, 1 not the one for dense rows,
+ * 2 not the one for channels last, 3 the general one; one that cannot do a call is passed over. `blocks`: how many there
+ * are to be before tiles are as large as they can be; 0: the default. Not to be called while others call. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_ddf_cuda_use(int32_t kernel, int32_t blocks);
+
+/* All kernels of this operator, for reports and tests, and how many there are. */
+DYNDEPLOY_API int32_t dyndeploy_ddf_cuda_kernels(const dyndeploy_cuda_kernel** kernels);
+
 #ifdef __cplusplus
 }
 #endif

@@ -49,6 +49,27 @@ DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cpu_forward(const dyndeploy_dgc* at
                                                            const dyndeploy_tensor* output,
                                                            const dyndeploy_resources* resources);
 
+/* On GPUs. W laid out for the kernels, once for many calls, aligned to 16 bytes: `pack` enqueues a kernel on the stream. What
+ * the packed weights are of cannot be checked in a call, only that there are as many bytes as of this W. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cuda_packed_bytes(const dyndeploy_dgc* attributes,
+                                                                 const dyndeploy_tensor* W, uint64_t* bytes);
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cuda_pack(const dyndeploy_dgc* attributes, const dyndeploy_tensor* W,
+                                                         void* packed, uint64_t packed_bytes, void* stream);
+
+/* The saliency stays on the GPU, and so do the channels that it keeps. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cuda_forward_workspace(const dyndeploy_dgc* attributes,
+                                                                      const dyndeploy_tensor inputs[4],
+                                                                      const dyndeploy_tensor* output,
+                                                                      const dyndeploy_cuda_resources* resources,
+                                                                      uint64_t* bytes);
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cuda_forward(const dyndeploy_dgc* attributes,
+                                                            const dyndeploy_tensor inputs[4],
+                                                            const dyndeploy_tensor* output,
+                                                            const dyndeploy_cuda_resources* resources);
+
+/* All kernels, and how they are launched; returns their number. */
+DYNDEPLOY_API int32_t dyndeploy_dgc_cuda_kernels(const dyndeploy_cuda_kernel** kernels);
+
 #ifdef __cplusplus
 }
 #endif

@@ -41,6 +41,20 @@ DYNDEPLOY_API dyndeploy_status dyndeploy_drconv_cpu_forward(const dyndeploy_drco
                                                            const dyndeploy_tensor* output,
                                                            const dyndeploy_resources* resources);
 
+/* On GPUs. The regions stay there; regions <= 1024. `packed` is NULL. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_drconv_cuda_forward_workspace(const dyndeploy_drconv* attributes,
+                                                                     const dyndeploy_tensor inputs[4],
+                                                                     const dyndeploy_tensor* output,
+                                                                     const dyndeploy_cuda_resources* resources,
+                                                                     uint64_t* bytes);
+DYNDEPLOY_API dyndeploy_status dyndeploy_drconv_cuda_forward(const dyndeploy_drconv* attributes,
+                                                           const dyndeploy_tensor inputs[4],
+                                                           const dyndeploy_tensor* output,
+                                                           const dyndeploy_cuda_resources* resources);
+
+/* All kernels, and how they are launched; returns their number. */
+DYNDEPLOY_API int32_t dyndeploy_drconv_cuda_kernels(const dyndeploy_cuda_kernel** kernels);
+
 #ifdef __cplusplus
 }
 #endif

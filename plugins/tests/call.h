@@ -17,9 +17,13 @@ class Call {
  public:
   using Machine = typename Op::Machine;
 
-  Call(Random& random, const Case<typename Op::Attributes>& drawn, int32_t dtype) : attributes(drawn.attributes), dtype(dtype) {
+  // `layouts`: of the inputs; empty: drawn, from all that the machine can take.
+  Call(Random& random, const Case<typename Op::Attributes>& drawn, int32_t dtype,
+       const std::vector<Layout>& layouts = {})
+      : attributes(drawn.attributes), dtype(dtype) {
     for (size_t i = 0; i < 4; ++i) {
-      tensors.push_back(Machine::Tensor::input(random, dtype, Machine::layout(random, drawn, i), drawn.inputs[i]));
+      const Layout layout = layouts.empty() ? Machine::template layout<Op>(random, i) : layouts[i];
+      tensors.push_back(Machine::Tensor::input(random, dtype, layout, drawn.inputs[i]));
       inputs[i] = tensors[i].view();
       values.push_back(tensors[i].values());  // rounded to the dtype
     }

@@ -38,9 +38,13 @@ struct Note {
   Note(const Note&) = delete;
 };
 
+inline void print_notes() {
+  for (const std::string& note : notes) std::fprintf(stderr, "  in %s\n", note.c_str());
+}
+
 [[noreturn]] inline void fail(const char* file, int line, const std::string& what) {
   std::fprintf(stderr, "%s:%d: %s\n", file, line, what.c_str());
-  for (const std::string& note : notes) std::fprintf(stderr, "  in %s\n", note.c_str());
+  print_notes();
   std::fflush(nullptr);
   std::_Exit(1);  // other threads may still be at work
 }

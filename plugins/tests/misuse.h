@@ -1,7 +1,8 @@
-// What an operator has to refuse: with a status, a message that names it and the tensor, and untouched outputs.
+// What an operator has to refuse: with a status, a message that names it and the tensor, and untouched outputs. What
+// only one machine has to refuse is in cpu/misuse.h and cuda/misuse.h.
 #pragma once
 
-#include "operator.h"
+#include "call.h"
 
 namespace dyndeploy::test {
 
@@ -10,24 +11,25 @@ template <class Op>
 struct Given {
   typename Op::Attributes attributes;
   dyndeploy_tensor tensors[5];  // the inputs and Y
-  dyndeploy_threads threads;
-  dyndeploy_resources resources;
+  typename Op::Machine::Resources resources;
 };
 
 template <class Op>
 class Misuse {
  public:
   using Words = std::vector<std::string>;
+  using Tensor = typename Op::Machine::Tensor;
+  using Bytes = typename Op::Machine::Bytes;
 
-  Misuse(Random& random, Call<Op>& call)
+  // `resources`: without workspace or packed weights.
+  Misuse(Random& random, Call<Op>& call, const typename Op::Machine::Resources& resources)
       : Y_(Tensor::output(random, call.dtype, Layout::map, typename Op::Reference(call.attributes, call.values).extents())),
         workspace_(1 << 20, 0, 0),
         misaligned_(64) {
     given_.attributes = call.attributes;
     std::copy(call.inputs, call.inputs + 4, given_.tensors);
     given_.tensors[4] = Y_.view();
-    CHECK_OK(dyndeploy_own_threads(2, &given_.threads));
-    given_.resources = resources_of(&given_.threads);
+    given_.resources = resources;
     given_.resources.workspace = workspace_.data();
     CHECK_OK(query(given_, &given_.resources.workspace_bytes));
     CHECK(given_.resources.workspace_bytes <= workspace_.count());
@@ -35,7 +37,7 @@ class Misuse {
     Y_.clear();
   }
 
-  // All operators, all that is wrong in the same way.
+  // All operators and machines, all that is wrong in the same way.
   void run() {
     pointers();
     structs();
@@ -51,7 +53,6 @@ class Misuse {
   void refuse(const std::string& what, Spoil spoil, Words words, bool query_sees = true) {
     const Note note("misuse: ", what);
     Given<Op> given = given_;
-    given.resources.threads = &given.threads;
     spoil(given);
     words.push_back(Op::name);
     CHECK_REFUSED(forward(given), words);
@@ -60,6 +61,18 @@ class Misuse {
     uint64_t bytes = 0;
     CHECK_REFUSED(query(given, &bytes), words);
   }
+
+ protected:
+  void refuse_packed(const std::string& what, const void* data, uint64_t count) {
+    refuse("packed weights: " + what,
+           [&](Given<Op>& g) {
+             g.resources.packed = data;
+             g.resources.packed_bytes = count;
+           },
+           {"packed"}, false);
+  }
+
+  Given<Op> given_;
 
  private:
   static const char* name_of(int i) { return i < 4 ? Op::inputs[i] : "Y"; }
@@ -95,13 +108,9 @@ class Misuse {
     for (const uint64_t size : {uint64_t{0}, uint64_t{sizeof(typename Op::Attributes)} - 8,
                                 uint64_t{sizeof(typename Op::Attributes)} + 8, UINT64_MAX})
       refuse("size of the attributes", [&](Given<Op>& g) { g.attributes.size = size; }, {"attributes"});
-    for (const uint64_t size : {uint64_t{0}, uint64_t{sizeof(dyndeploy_resources)} + 8})
+    constexpr uint64_t kSize = sizeof(typename Op::Machine::Resources);
+    for (const uint64_t size : {uint64_t{0}, kSize - 8, kSize + 8})
       refuse("size of resources", [&](Given<Op>& g) { g.resources.size = size; }, {"resources"});
-    for (const uint64_t size : {uint64_t{0}, uint64_t{sizeof(dyndeploy_threads)} + 8})
-      refuse("size of threads", [&](Given<Op>& g) { g.threads.size = size; }, {"threads"});
-    for (const int32_t lanes : {0, -1, INT32_MIN})
-      refuse("no lanes", [&](Given<Op>& g) { g.threads.lanes = lanes; }, {"threads"});
-    refuse("no run", [&](Given<Op>& g) { g.threads.run = nullptr; }, {"threads"});
   }
 
   void tensor(int i) {
@@ -162,41 +171,8 @@ class Misuse {
     CHECK_OK(Op::packed_bytes(&a, &W, &needed));
     const Bytes good(needed, 0, 0xff);
     CHECK_OK(Op::pack(&a, &W, good.data(), needed));
-    const auto refused = [&](const std::string& what, const void* data, uint64_t count) {
-      refuse("packed weights: " + what,
-             [&](Given<Op>& g) {
-               g.resources.packed = data;
-               g.resources.packed_bytes = count;
-             },
-             {"packed"}, false);
-    };
-    refused("one byte less", good.data(), needed - 1);
-    refused("0 bytes", good.data(), 0);
-    refused("unaligned", good.data() + 1, needed);
-    for (const int rubbish : {0x00, 0xff, 0x41}) refused("rubbish", Bytes(needed, 0, rubbish).data(), needed);
-    // Of a W with other extents: two swapped, or one smaller.
-    for (int one = 0; one < 4; ++one)
-      for (int other = 0; other <= one; ++other) {
-        dyndeploy_tensor changed = W;
-        if (one == other) --changed.extents[one];
-        std::swap(changed.extents[one], changed.extents[other]);
-        std::swap(changed.strides[one], changed.strides[other]);
-        const bool same = std::equal(changed.extents, changed.extents + 4, W.extents);
-        if (same || Op::packed_bytes(&a, &changed, &bytes) != DYNDEPLOY_OK) continue;
-        const Bytes foreign(std::max(bytes, needed), 0, 0xff);
-        CHECK_OK(Op::pack(&a, &changed, foreign.data(), bytes));
-        refused("of other extents", foreign.data(), foreign.count());
-      }
-    // For another instruction set.
-    const std::string isa = dyndeploy_instructions();
-    for (const char* another : {"portable", "avx2", "avx512"})
-      if (another != isa && dyndeploy_use_instructions(another) == DYNDEPLOY_OK) {
-        CHECK_OK(Op::packed_bytes(&a, &W, &bytes));
-        const Bytes foreign(std::max(bytes, needed), 0, 0xff);
-        CHECK_OK(Op::pack(&a, &W, foreign.data(), bytes));
-        CHECK_OK(dyndeploy_use_instructions(isa.c_str()));
-        refused(std::string("for ") + another, foreign.data(), foreign.count());
-      }
+    refuse_packed("one byte less", good.data(), needed - 1);
+    refuse_packed("0 bytes", good.data(), 0);
 
     const Note note("misuse of pack");
     const Bytes to(needed + 8, 0, 0xa5);
@@ -210,89 +186,12 @@ class Misuse {
     dyndeploy_tensor nothing = W;
     nothing.data = nullptr;
     CHECK_REFUSED(Op::pack(&a, &nothing, to.data(), needed), Op::name, "W");
-    for (uint64_t i = 0; i < to.count(); ++i) CHECK_EQ(int{to.data()[i]}, 0xa5);
+    to.check_all(0xa5);
   }
 
-  Given<Op> given_;
   Tensor Y_;
   Bytes workspace_;
   std::vector<unsigned char> misaligned_;
 };
-
-// The backward's own tensors.
-template <Learns Op>
-void refuse_backward(Random& random, const Call<Op>& call) {
-  const typename Op::Reference reference(call.attributes, call.values);
-  const Tensor gradient = Tensor::input(random, call.dtype, Layout::map, normal_values(random, reference.extents()));
-  std::vector<Tensor> outputs;
-  for (size_t i = 0; i < 4; ++i)
-    outputs.push_back(Tensor::output(random, call.dtype, i == 0 ? Layout::map : Layout::any, call.values[i].extents()));
-  struct Tensors {
-    dyndeploy_tensor inputs[4], gradients[4], gradient;
-  } good;
-  for (size_t i = 0; i < 4; ++i) good.inputs[i] = call.inputs[i], good.gradients[i] = outputs[i].view();
-  good.gradient = gradient.view();
-  dyndeploy_resources resources = resources_of(nullptr);
-  CHECK_OK(Op::backward_workspace(&call.attributes, &good.gradient, good.inputs, good.gradients, &resources,
-                                  &resources.workspace_bytes));
-  const Bytes workspace(resources.workspace_bytes, 0, 0);
-  resources.workspace = workspace.data();
-
-  const auto refuse = [&](const std::string& what, auto spoil, std::vector<std::string> words, bool query_sees) {
-    const Note note("misuse of backward: ", what);
-    Tensors t = good;
-    spoil(t);
-    words.push_back(Op::name);
-    CHECK_REFUSED(Op::backward(&call.attributes, &t.gradient, t.inputs, t.gradients, &resources), words);
-    for (const Tensor& output : outputs) output.check_untouched();
-    uint64_t bytes = 0;
-    if (query_sees)
-      CHECK_REFUSED(Op::backward_workspace(&call.attributes, &t.gradient, t.inputs, t.gradients, &resources, &bytes), words);
-  };
-  const auto refuse_tensor = [&](const std::string& name, auto tensor_of, bool map) {
-    const dyndeploy_tensor& right = tensor_of(good);
-    refuse(name + ", dtype", [&](Tensors& t) { tensor_of(t).dtype = 7; }, {name}, true);
-    refuse(name + ", rank", [&](Tensors& t) { ++tensor_of(t).rank; }, {name}, true);
-    for (int axis = 0; axis < right.rank; ++axis)
-      for (const int64_t extent : {int64_t{-1}, right.extents[axis] + 1, INT64_MAX})
-        refuse(name + ", extent", [&](Tensors& t) { tensor_of(t).extents[axis] = extent; }, {name}, true);
-    if (map) refuse(name + ", layout", [&](Tensors& t) { tensor_of(t).strides[1] = tensor_of(t).strides[3] = 2; }, {name}, true);
-    refuse(name + ", unaligned", [&](Tensors& t) { tensor_of(t).data = workspace.data() + 1; }, {name}, false);
-  };
-  refuse_tensor("Y", [](Tensors& t) -> dyndeploy_tensor& { return t.gradient; }, true);
-  refuse("no gradient of Y", [](Tensors& t) { t.gradient.data = nullptr; }, {"Y"}, false);
-  for (int i = 0; i < 4; ++i) {
-    refuse_tensor(Op::inputs[i], [i](Tensors& t) -> dyndeploy_tensor& { return t.gradients[i]; }, i == 0);
-    refuse("no data of an input", [i](Tensors& t) { t.inputs[i].data = nullptr; }, {Op::inputs[i]}, false);
-  }
-
-  const Note note("misuse of backward: a NULL pointer, or a small workspace");
-  const auto refuse_call = [&](const typename Op::Attributes* a, const dyndeploy_tensor* dY, const dyndeploy_tensor* inputs,
-                               const dyndeploy_tensor* gradients, const dyndeploy_resources* r) {
-    CHECK_REFUSED(Op::backward(a, dY, inputs, gradients, r), Op::name);
-    for (const Tensor& output : outputs) output.check_untouched();
-  };
-  refuse_call(nullptr, &good.gradient, good.inputs, good.gradients, &resources);
-  refuse_call(&call.attributes, nullptr, good.inputs, good.gradients, &resources);
-  refuse_call(&call.attributes, &good.gradient, nullptr, good.gradients, &resources);
-  refuse_call(&call.attributes, &good.gradient, good.inputs, nullptr, &resources);
-  refuse_call(&call.attributes, &good.gradient, good.inputs, good.gradients, nullptr);
-  CHECK_REFUSED(Op::backward_workspace(&call.attributes, &good.gradient, good.inputs, good.gradients, &resources, nullptr),
-                Op::name);
-  --resources.workspace_bytes;
-  refuse_call(&call.attributes, &good.gradient, good.inputs, good.gradients, &resources);
-}
-
-template <class Op>
-void check_misuse(Random& random, Case<Op> (*usual)(Random&)) {
-  for (const int32_t dtype : kDtypes) {
-    Call<Op> call(random, usual(random), dtype);
-    const Note note(call.text());
-    for_each_isa([&] {
-      Misuse<Op>(random, call).run();
-      if constexpr (Learns<Op>) refuse_backward(random, call);
-    });
-  }
-}
 
 }  // namespace dyndeploy::test

@@ -13,6 +13,10 @@ namespace dyndeploy::test {
 enum class Layout {
   map,  // the stride along C or along W is 1
   any,  // any order of the dims, gaps anywhere
+  // Without gaps, their data aligned to 16 bytes; the latter two of four dims:
+  nchw,
+  channels_last,
+  hwc8,  // channels last; from pixel to pixel it is C rounded up to 8
 };
 
 inline std::string text_of(const dyndeploy_tensor& tensor) {
@@ -41,6 +45,16 @@ class Tensor {
     return tensor;
   }
 
+  // Puts other elements in the place of each. Gaps stay.
+  void shuffle(Random& random) {
+    std::vector<unsigned char*> places;
+    for_each([&](int64_t, unsigned char* element) { places.push_back(element); });
+    for (size_t i = places.size(); i > 1; --i) {
+      unsigned char* other = places[static_cast<size_t>(random.integer(0, static_cast<int64_t>(i) - 1))];
+      if (places[i - 1] != other) std::swap_ranges(other, other + element_bytes(view_.dtype), places[i - 1]);
+    }
+  }
+
   // One in the same layout.
   Tensor another() const {
     Tensor tensor = Tensor(extents_, view_, offset_, reach_, size_);
@@ -49,6 +63,11 @@ class Tensor {
   }
 
   const dyndeploy_tensor& view() const { return view_; }
+
+  // All of its memory; the first element is `offset` bytes after the beginning.
+  unsigned char* memory() const { return memory_.get(); }
+  int64_t size() const { return size_; }
+  int64_t offset() const { return offset_; }
 
   // As stored, that is, rounded.
   Doubles values() const {
@@ -111,12 +130,18 @@ class Tensor {
       : extents_(extents), view_{} {
     view_.rank = static_cast<int32_t>(extents.size());
     view_.dtype = dtype;
+    const bool tight = layout != Layout::map && layout != Layout::any;
     const std::vector<int> order = axes_from_the_innermost(random, layout);
     int64_t stride = layout == Layout::any && random.chance(0.2) ? random.integer(2, 3) : 1, count = 1;
     for (const int axis : order) {
       const int64_t extent = extents[static_cast<size_t>(axis)];
       view_.extents[axis] = extent;
       count *= extent;
+      if (tight) {
+        view_.strides[axis] = stride;
+        stride *= layout == Layout::hwc8 && axis == 1 ? (extent + 7) / 8 * 8 : std::max<int64_t>(extent, 1);
+        continue;
+      }
       // The stride of a dim with one element is nobody's business.
       view_.strides[axis] = extent > 1 ? stride : random.pick<int64_t>({0, 1, stride, -7, 1 << 30, INT64_MAX, INT64_MIN});
       // Or all along a dim are one element, as in an expanded tensor. Only where that leaves a map a map.
@@ -131,7 +156,7 @@ class Tensor {
     for (int axis = 0; count && axis < view_.rank; ++axis)
       if (view_.extents[axis] > 1) reach_ += (view_.extents[axis] - 1) * view_.strides[axis];
     // Aligned to the element and often to nothing more.
-    offset_ = canary + (random.chance(0.5) ? random.integer(1, 3) * element_bytes(dtype) : 0);
+    offset_ = canary + (!tight && random.chance(0.5) ? random.integer(1, 3) * element_bytes(dtype) : 0);
     size_ = offset_ + reach_ * element_bytes(dtype) + canary;
     allocate();
     if (count == 0 && random.chance(0.5)) view_.data = nullptr;
@@ -148,8 +173,10 @@ class Tensor {
   }
 
   std::vector<int> axes_from_the_innermost(Random& random, Layout layout) const {
+    if (layout == Layout::channels_last || layout == Layout::hwc8) return {1, 3, 2, 0};
     std::vector<int> order;
     for (int axis = static_cast<int>(extents_.size()) - 1; axis >= 0; --axis) order.push_back(axis);
+    if (layout == Layout::nchw) return order;
     if (order.size() == 4 && random.chance(0.35)) return {1, 3, 2, 0};  // channels last
     if (random.chance(0.5)) return order;
     for (size_t i = order.size(); i > 1; --i)

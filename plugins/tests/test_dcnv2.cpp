@@ -33,12 +33,7 @@ void run_backward(Random& random) {
 
 // What is no number in a pixel, or in a mask, is in all results that sampled it, and in no others.
 void run_special(Random& random) {
-  Dcnv2Case drawn = some_case(random, 40000, Offsets::between);
-  if (random.chance(0.8)) spoil(random, drawn.inputs[0]);
-  Doubles& offset_mask = drawn.inputs[1];
-  const int64_t channels = offset_mask.extents()[1];
-  if (random.chance(0.5) && offset_mask.count())
-    offset_mask(0, random.integer(channels * 2 / 3, channels - 1), 0, 0) = NAN;
+  const Dcnv2Case drawn = special_case(random, 40000);
   Call<Dcnv2Cpu> call(random, drawn, some_dtype(random));
   const Note note("special: ", call.text());
   check_forward(random, call);
@@ -66,8 +61,7 @@ void test_large_map() {
   WindowCase window;
   window.H = window.W = 256;
   window.strides[0] = window.strides[1] = 64;
-  window.Ho = output_size(256, 1, 1, 3, 1, 64);
-  window.Wo = output_size(256, 1, 1, 2, 1, 64);
+  window.resolve();
   const Call<Dcnv2Cpu> call(random, case_of(random, window, 1, 1, 33, 5, Offsets::anywhere), DYNDEPLOY_BFLOAT16);
   const Note note("large map");
   check_forward(random, call);

@@ -43,7 +43,9 @@ void run_reference(Random& random) {
   check_reference<DdfCpu>(random, drawn);
 }
 
-void run_concurrent(Random& random) { check_concurrent(random, Call<DdfCpu>(random, some_case(random, 150000), some_dtype(random))); }
+void run_concurrent(Random& random) {
+  check_concurrent(random, Call<DdfCpu>(random, some_case(random, 150000), some_dtype(random)));
+}
 
 void run_huge(Random& random) {
   const WindowCase window = WindowCase::huge(random);
@@ -52,15 +54,10 @@ void run_huge(Random& random) {
   check_queries<DdfCpu>(a, extents_of(a, window, product({heads, huge_number(random)})));
 }
 
-// Filters that FilterNorm makes exactly 0, and filters that are constant but for one tap.
 void test_constant_filters() {
   Random random(2);
-  for (const float constant : {0.0f, 1.0f, -0.1f, 3e5f, 1e-30f}) {
-    DdfCase drawn = case_of(random, WindowCase(), 2, 2, 34);
-    drawn.attributes.filter_norm = 1;
-    for (const size_t i : {1, 2})
-      for (int64_t k = 0; k < drawn.inputs[i].count(); ++k) drawn.inputs[i].flat(k) = constant;
-    Call<DdfCpu> call(random, drawn, DYNDEPLOY_FLOAT32);
+  for (const float constant : kConstants) {
+    Call<DdfCpu> call(random, constant_case(random, constant), DYNDEPLOY_FLOAT32);
     const Note note("constant filters of ", constant, ": ", call.text());
     const Reals zeros = DdfReference(call.attributes, call.values).forward();
     for (int64_t i = 0; i < zeros.count(); ++i) CHECK(zeros.flat(i).v == 0 && zeros.flat(i).e == 0);

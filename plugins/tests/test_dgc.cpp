@@ -29,7 +29,9 @@ void run_special(Random& random) {
   check_forward(random, call);
 }
 
-void run_concurrent(Random& random) { check_concurrent(random, Call<DgcCpu>(random, some_case(random, 150000), some_dtype(random))); }
+void run_concurrent(Random& random) {
+  check_concurrent(random, Call<DgcCpu>(random, some_case(random, 150000), some_dtype(random)));
+}
 
 void run_huge(Random& random) {
   const WindowCase window = WindowCase::huge(random);

@@ -32,7 +32,7 @@ def test_unknown_library():
 
 def test_missing_library(monkeypatch, tmp_path):
     monkeypatch.setattr(dyndeploy, "__path__", [str(tmp_path)])
-    for name, compiler in {"cpu": "clang", "cuda": "nvcc"}.items():
+    for name, compiler in {"cpu": "clang", "cuda": "nvcc", "tensorrt": "nvcc"}.items():
         with pytest.raises(DynError, match=rf"not part of this installation[^$]*{compiler}[^$]*pip install"):
             dyndeploy.library_path(name)
 

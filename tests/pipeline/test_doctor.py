@@ -42,11 +42,12 @@ def test_this_machine():
     assert found["torch"].extra == "export"
     assert found["onnx"].extra is None
     assert set(diagnosis.tools) == {"g++", "cmake", "nvcc"}
-    cpu, onnxruntime, cuda = diagnosis.libraries
+    cpu, onnxruntime, cuda, tensorrt = diagnosis.libraries
     assert (cpu.name, cpu.loads, cpu.detail) == ("cpu", True, f"instructions: {instructions()}")
     assert (onnxruntime.name, onnxruntime.loads) == ("onnxruntime", None)
     assert (cuda.name, cuda.loads) == ("cuda", True if cuda.path else None)
     assert cuda.detail.startswith("architectures: " if cuda.path else "It is compiled when")
+    assert (tensorrt.name, tensorrt.loads) == ("tensorrt", None)
     assert diagnosis.ok == (not any(p.breaks for p in diagnosis.problems))
     assert phases == ["system", "GPU", "compilers", "packages", "libraries", "own libraries", "known problems"]
 

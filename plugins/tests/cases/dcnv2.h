@@ -66,8 +66,8 @@ inline Extents extents_of(const dyndeploy_dcnv2& a, const WindowCase& window, in
           {O}};
 }
 
-inline Dcnv2Case case_of(Random& random, const WindowCase& window, int64_t group, int64_t offset_group, int64_t c, int64_t o,
-                    Offsets offsets) {
+inline Dcnv2Case case_of(Random& random, const WindowCase& window, int64_t group, int64_t offset_group, int64_t c,
+                         int64_t o, Offsets offsets) {
   Dcnv2Case drawn{attributes_of(random, window, group, offset_group), {}};
   for (const auto& extents : extents_of(drawn.attributes, window, c, o))
     drawn.inputs.push_back(normal_values(random, extents));
@@ -91,6 +91,17 @@ inline Dcnv2Case some_case(Random& random, int64_t budget, Offsets offsets) {
   if (random.chance(0.02)) c = 0;
   if (random.chance(0.02)) o = 0, group = 1;
   return case_of(random, window, group, divisor(random, c * group), c, o, offsets);
+}
+
+// Pixels of X, or a mask, that are no numbers, all of them sampled with a weight that is not 0.
+inline Dcnv2Case special_case(Random& random, int64_t budget) {
+  Dcnv2Case drawn = some_case(random, budget, Offsets::between);
+  if (random.chance(0.8)) spoil(random, drawn.inputs[0]);
+  Doubles& offset_mask = drawn.inputs[1];
+  const int64_t channels = offset_mask.extents()[1];
+  if (random.chance(0.5) && offset_mask.count())
+    offset_mask(0, random.integer(channels * 2 / 3, channels - 1), 0, 0) = NAN;
+  return drawn;
 }
 
 // All extents are larger than 1.

@@ -76,6 +76,16 @@ inline DdfCase some_case(Random& random, int64_t budget) {
   return case_of(random, window, heads, scale, random.chance(0.02) ? 0 : c * heads);
 }
 
+// Filters that FilterNorm makes exactly 0.
+inline DdfCase constant_case(Random& random, float constant) {
+  DdfCase drawn = case_of(random, WindowCase(), 2, 2, 34);
+  drawn.attributes.filter_norm = 1;
+  for (const size_t i : {1, 2})
+    for (int64_t k = 0; k < drawn.inputs[i].count(); ++k) drawn.inputs[i].flat(k) = constant;
+  return drawn;
+}
+inline constexpr float kConstants[] = {0.0f, 1.0f, -0.1f, 3e5f, 1e-30f};
+
 // All extents are larger than 1.
 inline DdfCase usual_case(Random& random) { return case_of(random, WindowCase(), 2, 2, 6); }
 

@@ -1,6 +1,6 @@
 // Drawing cases: what all operators have in their attributes and inputs.
 //
-// A case is an attribute struct and the values of the four inputs, in double, before they are stored in any type or layout.
+// A case is an attribute struct and the values of the four inputs, in double, not yet stored in any type or layout.
 #pragma once
 
 #include "check.h"
@@ -129,6 +129,11 @@ struct WindowCase {
     return window;
   }
 
+  // Ho and Wo from all the rest.
+  void resolve() {
+    Ho = output_size(H, pads[0], pads[2], kernel[0], dilations[0], strides[0]);
+    Wo = output_size(W, pads[1], pads[3], kernel[1], dilations[1], strides[1]);
+  }
   int64_t taps() const { return kernel[0] * kernel[1]; }
   int64_t pixels() const { return Ho * Wo; }
 

@@ -25,6 +25,10 @@ class Bytes {
   unsigned char* data() const { return memory_.get() + past_; }
   uint64_t count() const { return count_; }
 
+  void check_all(unsigned char value) const {
+    for (uint64_t i = 0; i < count_; ++i) CHECK_EQ(int{data()[i]}, int{value});
+  }
+
  private:
   struct Free {
     void operator()(unsigned char* memory) const { std::free(memory); }
@@ -39,8 +43,8 @@ struct Cpu {
   using Bytes = test::Bytes;
   using Resources = dyndeploy_resources;
 
-  template <class Attributes>
-  static Layout layout(Random&, const Case<Attributes>&, size_t input) {
+  template <class Op>
+  static Layout layout(Random&, size_t input) {
     return input == 0 ? Layout::map : Layout::any;
   }
 };

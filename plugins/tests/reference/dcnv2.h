@@ -6,11 +6,18 @@
 
 namespace dyndeploy::test {
 
-// inputs: X, offset_mask, W, B; their extents are right.
+// inputs: X, offset_mask, W, B; their extents are right. `of_sample`, `of_weight`: what the product's factors are rounded to.
 class Dcnv2Reference {
  public:
-  Dcnv2Reference(const dyndeploy_dcnv2& attributes, const std::vector<Doubles>& inputs)
-      : a(attributes), X(inputs[0]), offset_mask(inputs[1]), W(inputs[2]), B(inputs[3]) {
+  Dcnv2Reference(const dyndeploy_dcnv2& attributes, const std::vector<Doubles>& inputs, Rounding of_sample = {},
+                 Rounding of_weight = {})
+      : a(attributes),
+        X(inputs[0]),
+        offset_mask(inputs[1]),
+        W(inputs[2]),
+        B(inputs[3]),
+        of_sample_(of_sample),
+        of_weight_(of_weight) {
     for (int64_t i = 0; i < X.count(); ++i)
       if (std::isfinite(X.flat(i))) largest_ = std::max(largest_, std::fabs(X.flat(i)));
   }
@@ -28,7 +35,7 @@ class Dcnv2Reference {
             sum.add({B(o)});
             for (int64_t c = 0; c < width; ++c)
               for (int64_t t = 0; t < K; ++t)
-                sum.add(Real{W(o, c, t / kw, t % kw)} * columns(n, (o / outputs * width + c) * K + t, i, j));
+                sum.add(of_weight_(Real{W(o, c, t / kw, t % kw)}) * columns(n, (o / outputs * width + c) * K + t, i, j));
             Y(n, o, i, j) = a.relu ? relu(sum) : sum;
           }
     return Y;
@@ -169,13 +176,14 @@ class Dcnv2Reference {
               const Point p = point(n, g, t, i, j);
               const Real m = mask(n, g, t, i, j);
               for (int64_t c = g * (C / a.offset_group); c < (g + 1) * (C / a.offset_group); ++c)
-                columns(n, c * K + t, i, j) = interpolate(n, c, p) * m;
+                columns(n, c * K + t, i, j) = of_sample_(interpolate(n, c, p) * m);
             }
     return columns;
   }
 
   dyndeploy_dcnv2 a;
   const Doubles &X, &offset_mask, &W, &B;
+  Rounding of_sample_, of_weight_;
   double largest_ = 0;
   const int64_t N = X.extents()[0], C = X.extents()[1], H = X.extents()[2], Wd = X.extents()[3];
   const int64_t O = W.extents()[0], width = W.extents()[1], kh = W.extents()[2], kw = W.extents()[3], K = kh * kw;

@@ -6,11 +6,18 @@
 
 namespace dyndeploy::test {
 
-// inputs: X, saliency, W, B; their extents are right.
+// inputs: X, saliency, W, B; their extents are right. Gated channels and weights are rounded before they are multiplied.
 class DgcReference {
  public:
-  DgcReference(const dyndeploy_dgc& attributes, const std::vector<Doubles>& inputs)
-      : a(attributes), X(inputs[0]), saliency(inputs[1]), W(inputs[2]), B(inputs[3]) {}
+  DgcReference(const dyndeploy_dgc& attributes, const std::vector<Doubles>& inputs, Rounding of_gated = {},
+               Rounding of_weight = {})
+      : a(attributes),
+        X(inputs[0]),
+        saliency(inputs[1]),
+        W(inputs[2]),
+        B(inputs[3]),
+        of_gated_(of_gated),
+        of_weight_(of_weight) {}
 
   std::vector<int64_t> extents() const { return {N, O, Ho, Wo}; }
 
@@ -55,13 +62,15 @@ class DgcReference {
         const int64_t y = i * a.strides[0] - a.pads[0] + t / kw * a.dilations[0];
         const int64_t x = j * a.strides[1] - a.pads[1] + t % kw * a.dilations[1];
         if (y >= 0 && y < H && x >= 0 && x < Wd)
-          sum.add(Real{W(row, c, t / kw, t % kw)} * (Real{saliency(n, h * C + c)} * Real{X(n, c, y, x)}));
+          sum.add(of_weight_(Real{W(row, c, t / kw, t % kw)}) *
+                  of_gated_(Real{saliency(n, h * C + c)} * Real{X(n, c, y, x)}));
       }
     return sum;
   }
 
   dyndeploy_dgc a;
   const Doubles &X, &saliency, &W, &B;
+  Rounding of_gated_, of_weight_;
   const int64_t N = X.extents()[0], C = X.extents()[1], H = X.extents()[2], Wd = X.extents()[3];
   const int64_t O = W.extents()[0], kh = W.extents()[2], kw = W.extents()[3], rows = O / a.heads;
   const int64_t Ho = output_size(H, a.pads[0], a.pads[2], kh, a.dilations[0], a.strides[0]);

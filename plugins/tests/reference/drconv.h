@@ -6,11 +6,11 @@
 
 namespace dyndeploy::test {
 
-// inputs: X, filters, guide, B; their extents are right.
+// inputs: X, filters, guide, B; their extents are right. X and filters are rounded before they are multiplied.
 class DrconvReference {
  public:
-  DrconvReference(const dyndeploy_drconv& attributes, const std::vector<Doubles>& inputs)
-      : a(attributes), X(inputs[0]), filters(inputs[1]), guide(inputs[2]), B(inputs[3]) {}
+  DrconvReference(const dyndeploy_drconv& attributes, const std::vector<Doubles>& inputs, Rounding of_factors = {})
+      : a(attributes), X(inputs[0]), filters(inputs[1]), guide(inputs[2]), B(inputs[3]), of_factors_(of_factors) {}
 
   std::vector<int64_t> extents() const { return {N, O, Ho, Wo}; }
 
@@ -28,7 +28,8 @@ class DrconvReference {
                 const int64_t h = i * a.strides[0] - a.pads[0] + t / kw * a.dilations[0];
                 const int64_t v = j * a.strides[1] - a.pads[1] + t % kw * a.dilations[1];
                 if (h >= 0 && h < H && v >= 0 && v < W)
-                  sum.add(Real{filters(n, region * O + o, c * kh * kw + t)} * Real{X(n, c, h, v)});
+                  sum.add(of_factors_(Real{filters(n, region * O + o, c * kh * kw + t)}) *
+                          of_factors_(Real{X(n, c, h, v)}));
               }
             Y(n, o, i, j) = a.relu ? relu(sum) : sum;
           }
@@ -49,6 +50,7 @@ class DrconvReference {
 
   dyndeploy_drconv a;
   const Doubles &X, &filters, &guide, &B;
+  Rounding of_factors_;
   const int64_t N = X.extents()[0], C = X.extents()[1], H = X.extents()[2], W = X.extents()[3], O = B.extents()[0];
   const int64_t kh = a.kernel_shape[0], kw = a.kernel_shape[1];
   const int64_t Ho = output_size(H, a.pads[0], a.pads[2], kh, a.dilations[0], a.strides[0]);

@@ -38,6 +38,15 @@ inline Real sigmoid(Real x) {
   return {v, v * (8 + size) * kRounding + 0x1p-124};
 }
 
+// What a factor is rounded to before it is multiplied: tensor cores take no floats. Relative to the number, and, below the
+// normal numbers, in all.
+struct Rounding {
+  double unit = 0, smallest = 0;
+  Real operator()(Real a) const {
+    return unit == 0 ? a : Real{a.v, a.e + unit * (std::fabs(a.v) + a.e) + smallest};
+  }
+};
+
 // A sum in any order.
 class Sum {
  public:

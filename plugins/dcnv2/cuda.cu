@@ -1,0 +1,445 @@
+// The C ABI on GPUs: checks, memory, the choice of tiles, launches. The kernels are in pack.cuh and convolve.cuh.
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <numeric>
+#include <type_traits>
+
+#include "common/cuda_call.h"
+#include "dcnv2/convolve.cuh"
+#include "dcnv2/pack.cuh"
+#include "dcnv2/problem.h"
+#include "dcnv2/tiles.h"
+
+namespace dyndeploy::dcnv2 {
+namespace {
+
+using cuda::divide_up;
+using cuda::Sixteen;
+using cuda::stride_of;
+using cuda::wide;
+
+dyndeploy_status too_large(const char* what) { return cuda::too_large(kOp, what); }
+
+// Names of the kernels, for messages and reports: "dcnv2 convolve, float16, 64 x 128".
+using Name = std::array<char, 64>;
+constexpr Name name_of(const char* kernel, const char* type, int rows = 0, int columns = 0) {
+  Name name{};
+  size_t end = 0;
+  const auto add = [&](const char* text) {
+    while (*text) name[end++] = *text++;
+  };
+  const auto add_number = [&](int number) {
+    for (int power = 100; power; power /= 10)
+      if (number >= power) name[end++] = static_cast<char>('0' + number / power % 10);
+  };
+  add("dcnv2 "), add(kernel), add(", "), add(type);
+  if (rows) add(", "), add_number(rows), add(" x "), add_number(columns);
+  return name;
+}
+
+template <class Number>
+constexpr const char* kType = "float32";
+template <>
+constexpr const char* kType<cuda::float16> = "float16";
+template <>
+constexpr const char* kType<cuda::bfloat16> = "bfloat16";
+template <>
+constexpr const char* kType<cuda::tf32> = "TF32";
+
+template <class T>
+constexpr Name kPack = name_of("pack_weights", kType<T>);
+template <class T>
+constexpr Name kCopy = name_of("copy_channels_last", kType<T>);
+template <class Number, class Tile>
+constexpr Name kConvolve = name_of("convolve", kType<Number>, Tile::kRows, Tile::kColumns);
+template <class T>
+constexpr Name kAdd = name_of("add_parts", kType<T>);
+
+// --- how weights are packed: from W and the attributes that W's shape depends on, and the offset groups
+
+struct Weights {
+  DepthOrder order;
+  int64_t units;  // of all groups: channels of one lie in one group and in one offset group
+  int64_t unit_channels;
+  int64_t columns;  // of a group, padded
+  int64_t vectors;  // of sixteen bytes, of all groups
+};
+
+dyndeploy_status resolve_order(const Problem& problem, int64_t offset_group, Weights* weights) {
+  const int64_t group = problem.group, taps = problem.window.taps();
+  // Without channels there may be any number of groups.
+  weights->units = problem.C == 0 ? group : std::lcm(group, offset_group);
+  weights->unit_channels = problem.C / weights->units;
+  weights->columns = cuda::round_up(problem.group_outputs(), 8);
+  const int64_t vectors = divide_up(weights->unit_channels, wide(problem.dtype));
+  // Whole blocks and a rest, rather than blocks of one size: so a tap more is never a stage less.
+  const int64_t blocks = divide_up(taps, kBlockTaps), block_taps = std::min<int64_t>(taps, kBlockTaps);
+  const int shift = vectors % 4 == 0 ? 2 : vectors % 2 == 0 ? 1 : 0;
+  const int64_t last_taps = taps - (blocks - 1) * block_taps;
+  const int64_t units = weights->units / group;
+  const int64_t block_stages = divide_up(block_taps * vectors, cuda::kStageVectors);
+  const int64_t last_stages = divide_up(last_taps * vectors, cuda::kStageVectors);
+  const int64_t stages = units * ((blocks - 1) * block_stages + last_stages);
+  if (taps > cuda::kMostCount || stages > cuda::kMostCount / cuda::kStageVectors) return too_large("taps and channels");
+  if (weights->columns > cuda::kMostCount) return too_large("outputs");
+  weights->vectors = group * stages * weights->columns * cuda::kStageVectors;
+  if (divide_up(weights->vectors, kPackThreads) > cuda::kMostCount) return too_large("blocks of weights");
+  weights->order = {.taps = static_cast<int>(taps),
+                    .block_taps = static_cast<int>(block_taps),
+                    .blocks = static_cast<int>(blocks),
+                    .units = static_cast<int>(units),
+                    .unit_vectors = static_cast<int>(vectors),
+                    .chunk_shift = shift,
+                    .block_stages = static_cast<int>(block_stages),
+                    .last_block_stages = static_cast<int>(last_stages)};
+  return DYNDEPLOY_OK;
+}
+
+// What packing needs of the attributes besides W: pack is asked before there is an X to check them with.
+dyndeploy_status resolve_packing(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* W, Problem* problem,
+                                 Weights* weights) {
+  DYNDEPLOY_TRY(resolve_weights(attributes, W, problem));
+  const int64_t offset_group = attributes->offset_group;
+  DYNDEPLOY_TRY(check_range(kOp, "offset_group", offset_group, 1, std::max<int64_t>(problem->C, 1)));
+  if (problem->C % offset_group)
+    return bad_argument("%s: offset_group = %lld does not divide the %lld channels of W", kOp,
+                        static_cast<long long>(offset_group), static_cast<long long>(problem->C));
+  return resolve_order(*problem, offset_group, weights);
+}
+
+dyndeploy_status launch_pack(const Problem& problem, const Weights& weights, const dyndeploy_tensor& W, void* packed,
+                             cudaStream_t stream) {
+  const Packing packing{.order = weights.order,
+                        .weights = W.data,
+                        .o = stride_of(W, 0),
+                        .c = stride_of(W, 1),
+                        .h = stride_of(W, 2),
+                        .w = stride_of(W, 3),
+                        .kw = static_cast<int>(problem.window.kw),
+                        .outputs = static_cast<int>(problem.group_outputs()),
+                        .columns = static_cast<int>(weights.columns),
+                        .unit_channels = static_cast<int>(weights.unit_channels),
+                        .groups = static_cast<int>(problem.group),
+                        .packed = static_cast<Sixteen*>(packed)};
+  return cuda::with_type(problem.dtype, [&](auto type) {
+    using T = decltype(type);
+    const cuda::Launch how{.name = kPack<T>.data(),
+                           .blocks = dim3(static_cast<unsigned>(divide_up(weights.vectors, kPackThreads))),
+                           .threads = kPackThreads,
+                           .shared_bytes = 0,
+                           .stream = stream};
+    return cuda::launch(how, pack_weights<T>, packing);
+  });
+}
+
+// --- a forward
+
+// Extents in 32 bits, or a refusal.
+dyndeploy_status check_sizes(const Problem& problem, const Weights& weights) {
+  const Window& window = problem.window;
+  DYNDEPLOY_TRY(cuda::check_window(kOp, window));
+  if (problem.N == 0) return DYNDEPLOY_OK;
+  if (problem.N * problem.pixels() > cuda::kMostCount) return too_large("pixels of Y");
+  const int64_t vectors = weights.units * weights.order.unit_vectors;
+  if (problem.N * window.H * window.W > cuda::kMostCount / std::max<int64_t>(vectors, 1))
+    return too_large("vectors of X");
+  return DYNDEPLOY_OK;
+}
+
+// Whether the sampler can read X as it is: channels last, in vectors that begin at multiples of sixteen bytes and hold
+// neither channels of two units nor padding.
+bool in_place(const Problem& problem, const Weights& weights, const dyndeploy_tensor& X) {
+  const int64_t size = wide(problem.dtype);
+  if (!channels_last(X) || weights.unit_channels % size || reinterpret_cast<uintptr_t>(X.data) % sizeof(Sixteen))
+    return false;
+  int64_t reach = problem.C;
+  for (const int axis : {0, 2, 3}) {
+    if (X.extents[axis] <= 1) continue;
+    if (X.strides[axis] % size) return false;
+    reach += X.extents[axis] * std::abs(X.strides[axis]);
+  }
+  return reach / size < cuda::kMostCount;
+}
+
+// The workspace. It has room for a copy of X even where X can be read in place: it must not depend on addresses, nor
+// shrink when a channel more makes the copy unnecessary.
+struct Buffers {
+  Sixteen* packed = nullptr;
+  Sixteen* x = nullptr;
+  float* sums = nullptr;
+};
+
+Buffers lay_out(const Problem& problem, const Weights& weights, const dyndeploy_cuda_resources& resources,
+                Workspace& workspace) {
+  Buffers buffers;
+  const Window& window = problem.window;
+  if (!resources.packed) buffers.packed = workspace.take<Sixteen>(weights.vectors);
+  buffers.x = workspace.take<Sixteen>(problem.N * window.H * window.W * weights.units * weights.order.unit_vectors);
+  const int64_t sums = problem.N * problem.pixels() * problem.group * weights.columns;
+  buffers.sums = workspace.take<float>(part_bytes(sums * static_cast<int64_t>(sizeof(float))) /
+                                       static_cast<int64_t>(sizeof(float)));
+  return buffers;
+}
+
+// What dyndeploy_dcnv2_cuda_use asked for: tile + 1 and parts, 0 for those that the rule chooses.
+std::atomic<int> used_tile{0}, used_parts{0};
+
+// Number: float, for exact products, tf32 or T.
+template <class T, class Number, class Tile>
+using ProductOf =
+    std::conditional_t<std::is_same_v<Number, float>, cuda::FloatProduct<Tile>, cuda::TensorCoreProduct<Tile, Number>>;
+
+template <class T, class Number, class Tile>
+dyndeploy_status launch_tile(Convolution& convolution, cudaStream_t stream) {
+  static_assert(sizeof(ConvolveShared<T, Tile>) <= cuda::kMostSharedBytes);
+  convolution.row_tiles = static_cast<int>(divide_up(convolution.output.rows, Tile::kRows));
+  convolution.column_tiles = static_cast<int>(divide_up(convolution.outputs, Tile::kColumns));
+  const int64_t tiles = int64_t{convolution.row_tiles} * convolution.column_tiles;
+  if (tiles > cuda::kMostCount / convolution.groups / convolution.parts) return too_large("tiles");
+  const cuda::Launch how{.name = kConvolve<Number, Tile>.data(),
+                         .blocks = dim3(static_cast<unsigned>(tiles * convolution.groups * convolution.parts)),
+                         .threads = Tile::kThreads,
+                         .shared_bytes = sizeof(ConvolveShared<T, Tile>),
+                         .stream = stream};
+  return cuda::launch(how, convolve<T, Tile, ProductOf<T, Number, Tile>>, convolution);
+}
+
+// A kernel of `convolve`; launch is NULL where there is none.
+struct Variant {
+  dyndeploy_status (*launch)(Convolution& convolution, cudaStream_t stream);
+  dyndeploy_cuda_kernel kernel;
+};
+// Those of kTiles.
+using Variants = std::array<Variant, kTileCount>;
+
+template <int Index, class T, class Number, int Blocks = kTiles[Index].blocks>
+Variant variant() {
+  constexpr TileShape kShape = kTiles[Index];
+  using Tile = cuda::Tile<kShape.rows, kShape.columns, kShape.warp_rows, kShape.warp_columns, Blocks>;
+  return {launch_tile<T, Number, Tile>,
+          cuda::kernel_entry(kConvolve<Number, Tile>.data(), convolve<T, Tile, ProductOf<T, Number, Tile>>,
+                             Tile::kThreads, sizeof(ConvolveShared<T, Tile>), Blocks)};
+}
+
+template <class T>
+const Variants& variants(bool tf32) {
+  if constexpr (sizeof(T) == 4) {
+    // 128 registers are too few for the exact product.
+    static const Variants exact = {variant<0, T, float, 3>(), {}, variant<2, T, float>(), {}, {}};
+    static const Variants rounded = {variant<0, T, cuda::tf32>(), {}, variant<2, T, cuda::tf32>(), {}, {}};
+    return tf32 ? rounded : exact;
+  } else {
+    static const Variants all = {variant<0, T, T>(), variant<1, T, T>(), variant<2, T, T>(), variant<3, T, T>(),
+                                 variant<4, T, T>()};
+    return all;
+  }
+}
+
+Sampling sampling_of(const Problem& problem, const Weights& weights, const dyndeploy_tensor* inputs,
+                     const Sixteen* copy) {
+  const Window& window = problem.window;
+  const dyndeploy_tensor &X = inputs[kX], &offset_mask = inputs[kOffsetMask];
+  const int64_t vectors = weights.units * weights.order.unit_vectors;
+  const auto stride = [&](int axis, int64_t in_copy) {
+    return static_cast<int>(copy ? in_copy : stride_of(X, axis) / wide(problem.dtype));
+  };
+  return {.x = copy ? copy : static_cast<const Sixteen*>(X.data),
+          .row_n = stride(0, window.H * window.W * vectors),
+          .row_h = stride(2, window.W * vectors),
+          .row_w = stride(3, vectors),
+          .offset_mask = offset_mask.data,
+          .n = stride_of(offset_mask, 0),
+          .c = stride_of(offset_mask, 1),
+          .h = stride_of(offset_mask, 2),
+          .w = stride_of(offset_mask, 3),
+          .H = static_cast<int>(window.H),
+          .W = static_cast<int>(window.W),
+          .pixels = static_cast<int>(problem.pixels()),
+          .width = static_cast<int>(window.Wo),
+          .rows = static_cast<int>(problem.N * problem.pixels()),
+          .kw = static_cast<int>(window.kw),
+          .stride_h = window.Ho > 1 ? static_cast<int>(window.stride_h) : 0,
+          .stride_w = window.Wo > 1 ? static_cast<int>(window.stride_w) : 0,
+          .top = static_cast<int>(window.top),
+          .left = static_cast<int>(window.left),
+          .dilation_h = window.kh > 1 ? static_cast<int>(window.dilation_h) : 0,
+          .dilation_w = window.kw > 1 ? static_cast<int>(window.dilation_w) : 0,
+          .points = static_cast<int>(problem.offset_group * window.taps()),
+          .units_of_offset_group = static_cast<int>(std::max<int64_t>(weights.units / problem.offset_group, 1)),
+          .sigmoid = problem.sigmoid,
+          .mask_scale = problem.mask_scale};
+}
+
+dyndeploy_status run(const Problem& problem, const Weights& weights, const dyndeploy_tensor* inputs,
+                     const dyndeploy_tensor& Y, const dyndeploy_cuda_resources& resources) {
+  if (problem.N == 0 || problem.O == 0) return DYNDEPLOY_OK;
+  const auto stream = static_cast<cudaStream_t>(resources.stream);
+  Workspace workspace(resources.workspace);
+  const Buffers buffers = lay_out(problem, weights, resources, workspace);
+  const bool copied = !in_place(problem, weights, inputs[kX]);
+  const auto* packed = static_cast<const Sixteen*>(resources.packed);
+  if (!packed) {
+    DYNDEPLOY_TRY(launch_pack(problem, weights, inputs[kW], buffers.packed, stream));
+    packed = buffers.packed;
+  }
+  if (copied) {
+    const char* name = cuda::with_type(problem.dtype, [](auto type) { return kCopy<decltype(type)>.data(); });
+    DYNDEPLOY_TRY(cuda::launch_channels_last(name, inputs[kX], weights.unit_channels, weights.order.unit_vectors,
+                                             weights.units * weights.order.unit_vectors, buffers.x, stream));
+  }
+
+  const bool floats = problem.dtype == DYNDEPLOY_FLOAT32, tf32 = resources.tf32 == 1;
+  const int64_t rows = problem.N * problem.pixels();
+  const Extent extent{.arithmetic = !floats ? Arithmetic::halves
+                                    : tf32  ? Arithmetic::tf32
+                                            : Arithmetic::floats,
+                      .rows = rows,
+                      .groups = problem.group,
+                      .outputs = problem.group_outputs(),
+                      .stages = weights.order.stages(),
+                      .part_bytes = rows * problem.group * weights.columns * static_cast<int64_t>(sizeof(float))};
+  Cut cut = choose_cut(extent, used_tile - 1, used_parts);
+  const int part_stages = static_cast<int>(divide_up(extent.stages, cut.parts));
+  // Rounded up, so fewer parts may be enough.
+  if (part_stages > 0) cut.parts = static_cast<int>(divide_up(extent.stages, part_stages));
+  Convolution convolution{.sampling = sampling_of(problem, weights, inputs, copied ? buffers.x : nullptr),
+                          .order = weights.order,
+                          .output = cuda::output_of(Y, inputs[kB], problem.relu),
+                          .packed = packed,
+                          .groups = static_cast<int>(problem.group),
+                          .outputs = static_cast<int>(problem.group_outputs()),
+                          .columns = static_cast<int>(weights.columns),
+                          .row_tiles = 0,
+                          .column_tiles = 0,
+                          .parts = cut.parts,
+                          .part_stages = part_stages,
+                          .sums = buffers.sums};
+  return cuda::with_type(problem.dtype, [&](auto type) -> dyndeploy_status {
+    using T = decltype(type);
+    DYNDEPLOY_TRY(variants<T>(tf32)[static_cast<size_t>(cut.tile)].launch(convolution, stream));
+    if (cut.parts == 1) return DYNDEPLOY_OK;
+    const int64_t blocks = divide_up(rows, kAddRows) * problem.group * divide_up(extent.outputs, cuda::kSlabColumns);
+    const cuda::Launch how{.name = kAdd<T>.data(),
+                           .blocks = dim3(static_cast<unsigned>(blocks)),
+                           .threads = kAddThreads,
+                           .shared_bytes = sizeof(AddShared),
+                           .stream = stream};
+    return cuda::launch(how, add_parts<T>, convolution);
+  });
+}
+
+dyndeploy_status resolve_forward(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* inputs,
+                                 const dyndeploy_tensor* output, const dyndeploy_cuda_resources* resources,
+                                 Problem* problem, Weights* weights) {
+  DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
+  DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
+  DYNDEPLOY_TRY(check_output("Y", *problem, output));
+  DYNDEPLOY_TRY(resolve_order(*problem, problem->offset_group, weights));
+  return check_sizes(*problem, *weights);
+}
+
+uint64_t workspace_of(const Problem& problem, const Weights& weights, const dyndeploy_cuda_resources& resources) {
+  Workspace workspace;
+  lay_out(problem, weights, resources, workspace);
+  return workspace.bytes();
+}
+
+// All kernels.
+struct Kernels {
+  std::array<dyndeploy_cuda_kernel, 3 * (3 + 2 * kTileCount)> all;
+  int32_t count = 0;
+
+  Kernels() {
+    add<float>();
+    add<cuda::float16>();
+    add<cuda::bfloat16>();
+  }
+  template <class T>
+  void add() {
+    add(cuda::kernel_entry(kPack<T>.data(), pack_weights<T>, kPackThreads, 0));
+    add(cuda::kernel_entry(kCopy<T>.data(), cuda::copy_channels_last<T>, cuda::kCopyThreads,
+                           sizeof(cuda::CopyShared<T>)));
+    for (const bool tf32 : {false, true})
+      if (!tf32 || sizeof(T) == 4)
+        for (const Variant& variant : variants<T>(tf32))
+          if (variant.launch) add(variant.kernel);
+    add(cuda::kernel_entry(kAdd<T>.data(), add_parts<T>, kAddThreads, sizeof(AddShared)));
+  }
+  void add(const dyndeploy_cuda_kernel& kernel) { all[static_cast<size_t>(count++)] = kernel; }
+};
+
+uint64_t packed_bytes_of(const Weights& weights) { return static_cast<uint64_t>(weights.vectors) * sizeof(Sixteen); }
+
+}  // namespace
+}  // namespace dyndeploy::dcnv2
+
+using namespace dyndeploy;
+using namespace dyndeploy::dcnv2;
+
+dyndeploy_status dyndeploy_dcnv2_cuda_packed_bytes(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* W,
+                                                   uint64_t* bytes) {
+  Problem problem;
+  Weights weights;
+  DYNDEPLOY_TRY(resolve_packing(attributes, W, &problem, &weights));
+  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
+  *bytes = packed_bytes_of(weights);
+  return DYNDEPLOY_OK;
+}
+
+dyndeploy_status dyndeploy_dcnv2_cuda_pack(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* W, void* packed,
+                                           uint64_t packed_bytes, void* stream) {
+  Problem problem;
+  Weights weights;
+  DYNDEPLOY_TRY(resolve_packing(attributes, W, &problem, &weights));
+  DYNDEPLOY_TRY(check_data(kOp, "W", *W));
+  DYNDEPLOY_TRY(cuda::check_packed(kOp, packed, packed_bytes, packed_bytes_of(weights)));
+  return launch_pack(problem, weights, *W, packed, static_cast<cudaStream_t>(stream));
+}
+
+dyndeploy_status dyndeploy_dcnv2_cuda_forward_workspace(const dyndeploy_dcnv2* attributes,
+                                                        const dyndeploy_tensor inputs[4],
+                                                        const dyndeploy_tensor* output,
+                                                        const dyndeploy_cuda_resources* resources, uint64_t* bytes) {
+  Problem problem;
+  Weights weights;
+  DYNDEPLOY_TRY(resolve_forward(attributes, inputs, output, resources, &problem, &weights));
+  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
+  *bytes = workspace_of(problem, weights, *resources);
+  return DYNDEPLOY_OK;
+}
+
+dyndeploy_status dyndeploy_dcnv2_cuda_forward(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor inputs[4],
+                                              const dyndeploy_tensor* output,
+                                              const dyndeploy_cuda_resources* resources) {
+  Problem problem;
+  Weights weights;
+  DYNDEPLOY_TRY(resolve_forward(attributes, inputs, output, resources, &problem, &weights));
+  for (int i = 0; i < 4; ++i)
+    if (i != kW || !resources->packed) DYNDEPLOY_TRY(check_data(kOp, kInputs[i], inputs[i]));
+  DYNDEPLOY_TRY(check_data(kOp, "Y", *output));
+  if (resources->packed)
+    DYNDEPLOY_TRY(cuda::check_packed(kOp, resources->packed, resources->packed_bytes, packed_bytes_of(weights)));
+  DYNDEPLOY_TRY(cuda::check_workspace(kOp, *resources, workspace_of(problem, weights, *resources)));
+  return run(problem, weights, inputs, *output, *resources);
+}
+
+dyndeploy_status dyndeploy_dcnv2_cuda_use(int32_t rows, int32_t columns, int32_t parts) {
+  int tile = 0;
+  if (rows || columns) {
+    while (tile < kTileCount && (kTiles[tile].rows != rows || kTiles[tile].columns != columns)) ++tile;
+    if (tile == kTileCount) return bad_argument("%s: there is no tile of %d x %d", kOp, rows, columns);
+    ++tile;
+  }
+  DYNDEPLOY_TRY(check_range(kOp, "parts", parts, 0, kMostParts));
+  used_tile = tile;
+  used_parts = parts;
+  return DYNDEPLOY_OK;
+}
+
+int32_t dyndeploy_dcnv2_cuda_kernels(const dyndeploy_cuda_kernel** kernels) {
+  static const Kernels list;
+  *kernels = list.all.data();
+  return list.count;
+}

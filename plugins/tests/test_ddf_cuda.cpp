@@ -1,0 +1,156 @@
+// DDF and DDF-Up on CUDA: forward in all layouts and types, with tails along every dim; constant filters; misuse.
+#include "cases/ddf.h"
+#include "cuda/misuse.h"
+#include "cuda/operator.h"
+
+namespace dyndeploy::test {
+namespace {
+
+struct DdfCuda : Ddf {
+  using Machine = Cuda;
+  static constexpr bool is_map[] = {true, false, true, false};
+  static constexpr auto forward_workspace = dyndeploy_ddf_cuda_forward_workspace;
+  static constexpr auto forward = dyndeploy_ddf_cuda_forward;
+
+  // In float throughout, TF32 or not.
+  static Reference make_reference(const Attributes& attributes, const std::vector<Doubles>& values, int32_t, int32_t) {
+    return {attributes, values};
+  }
+};
+
+using DdfCall = Call<DdfCuda>;
+
+struct Shape {
+  WindowCase window;
+  int64_t heads = 1, scale = 1, c = 16;  // c: channels of a head
+};
+
+// One thing after the other is changed, to sizes below, at and above multiples of the tiles' and vectors'.
+std::vector<Shape> shapes() {
+  std::vector<Shape> all;
+  const auto add = [&](auto change) {
+    Shape shape;
+    shape.window.N = 1;
+    shape.window.kernel[1] = 3;
+    change(shape);
+    shape.window.resolve();
+    all.push_back(shape);
+  };
+  const auto set = [](int64_t (&to)[2], int64_t first, int64_t second) { to[0] = first, to[1] = second; };
+
+  // Pixels.
+  for (const int64_t W : {1, 2, 3, 4, 7, 8, 9, 15, 17, 31, 33, 63, 65, 130}) add([&](Shape& s) { s.window.W = W; });
+  for (const int64_t H : {1, 2, 3, 7, 9, 17, 33, 70}) add([&](Shape& s) { s.window.H = H; });
+  add([&](Shape& s) { s.window.N = 3, s.window.H = s.window.W = 7; });
+  // Channels, also of several heads.
+  for (const int64_t c : {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 17, 31, 33, 63, 64, 65, 100, 257})
+    add([&](Shape& s) { s.c = c; });
+  const auto heads_of = [&](int64_t heads, int64_t c) {
+    add([&](Shape& s) { s.heads = heads, s.c = c; });
+  };
+  heads_of(2, 8), heads_of(3, 5), heads_of(4, 4), heads_of(8, 1), heads_of(2, 33), heads_of(2, 20), heads_of(4, 16),
+      heads_of(16, 8), heads_of(33, 2);
+  // Sub-pixels.
+  const auto sub_pixels = [&](int64_t scale, int64_t heads, int64_t c) {
+    add([&](Shape& s) { s.scale = scale, s.heads = heads, s.c = c; });
+  };
+  sub_pixels(2, 1, 16), sub_pixels(2, 1, 3), sub_pixels(2, 1, 8), sub_pixels(2, 1, 33), sub_pixels(2, 2, 8),
+      sub_pixels(2, 3, 5), sub_pixels(2, 1, 70), sub_pixels(3, 1, 8), sub_pixels(3, 1, 5), sub_pixels(4, 1, 9);
+  for (const int64_t W : {1, 17, 33, 65}) add([&](Shape& s) { s.scale = 2, s.window.W = W; });
+  add([&](Shape& s) { s.scale = 2, set(s.window.kernel, 5, 5), s.window.H = s.window.W = 6; });
+  // Several tiles along every dim at once.
+  const auto large = [&](int64_t scale, int64_t heads, int64_t c, int64_t H, int64_t W) {
+    add([&](Shape& s) { s.window.N = 2, s.scale = scale, s.heads = heads, s.c = c, s.window.H = H, s.window.W = W; });
+  };
+  large(1, 1, 72, 37, 41), large(1, 2, 136, 10, 70), large(1, 3, 40, 19, 35), large(2, 1, 72, 19, 35), large(3, 2, 20, 9, 35);
+  // Windows.
+  const auto kernel = [&](int64_t kh, int64_t kw) {
+    add([&](Shape& s) { set(s.window.kernel, kh, kw), s.window.H = 7, s.window.W = 19; });
+  };
+  kernel(1, 1), kernel(1, 3), kernel(3, 1), kernel(2, 2), kernel(5, 5), kernel(4, 3), kernel(7, 7), kernel(1, 9);
+  for (const int64_t pad : {0, 2, 3}) add([&](Shape& s) { std::fill_n(s.window.pads, 4, pad); });
+  add([&](Shape& s) { s.window.pads[0] = 4, s.window.pads[1] = 0, s.window.pads[2] = 0, s.window.pads[3] = 6; });
+  add([&](Shape& s) { set(s.window.strides, 2, 2), s.window.H = 11, s.window.W = 37; });
+  add([&](Shape& s) { set(s.window.strides, 1, 3), s.window.W = 30; });
+  add([&](Shape& s) { set(s.window.dilations, 2, 2), s.window.H = s.window.W = 9; });
+  add([&](Shape& s) { set(s.window.dilations, 3, 1), set(s.window.kernel, 3, 5), s.window.W = s.window.H = 12; });
+  return all;
+}
+
+void run_shapes() {
+  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
+  const std::vector<Shape> all = shapes();
+  for (size_t k = 0; k < all.size(); ++k)
+    for (size_t m = 0; m < 4; ++m) {
+      const Shape& s = all[k];
+      const Note note("shape ", k);
+      Random random(k);
+      DdfCase drawn = case_of(random, s.window, s.heads, s.scale, s.heads * s.c);
+      // Every X comes with every type, every Y, and with products and sums, normed or not.
+      drawn.attributes.combine = (m / 2 + k) % 2;
+      drawn.attributes.filter_norm = s.window.taps() > 1 && (m + k / 2) % 2;
+      const Layout of_x = kLayouts[m], of_y = kLayouts[(k + m) % 4];
+      DdfCall call(random, drawn, kDtypes[(k + m) % 3], {of_x, Layout::any, kLayouts[(k / 4 + m) % 4], Layout::any});
+      const Note what(call.text());
+      check_forward(random, call, 0, of_y);
+    }
+  std::printf("%zu shapes\n", all.size());
+}
+
+void run_forward(Random& random) {
+  const DdfCase drawn = some_case(random, 60000);
+  const Mode mode = some_mode(random);
+  DdfCall call(random, drawn, mode.dtype);
+  const Note note("forward: ", call.text());
+  check_forward(random, call, mode.tf32, Cuda::some_map(random));
+}
+
+// What is no number in a pixel is in all results whose window has it, and in no others.
+void run_special(Random& random) {
+  DdfCase drawn = some_case(random, 30000);
+  spoil(random, drawn.inputs[0]);
+  DdfCall call(random, drawn, some_dtype(random));
+  const Note note("special: ", call.text());
+  check_forward(random, call, 0, Cuda::some_map(random));
+}
+
+void run_growth(Random& random) {
+  const WindowCase small(random);
+  const int64_t heads = random.pick<int64_t>({1, 1, 2, 5}), c = random.size(600);
+  const dyndeploy_ddf a = attributes_of(random, small, heads, random.pick<int64_t>({1, 2, 3}));
+  WindowCase large = small;
+  for (int64_t* size : {&large.N, &large.H, &large.W}) *size = grown(random, *size);
+  large.resolve();
+  check_growth<DdfCuda>(random, a, extents_of(a, small, heads * c), extents_of(a, large, heads * grown(random, c)));
+}
+
+void run_huge(Random& random) {
+  const WindowCase window = WindowCase::huge(random);
+  const int64_t heads = huge_number(random);
+  const dyndeploy_ddf a = attributes_of(random, window, heads, huge_number(random));
+  check_queries<DdfCuda>(random, a, extents_of(a, window, product({heads, huge_number(random)})));
+}
+
+void test_constant_filters() {
+  Random random(2);
+  for (const float constant : kConstants) {
+    DdfCall call(random, constant_case(random, constant), DYNDEPLOY_FLOAT32);
+    const Note note("constant filters of ", constant, ": ", call.text());
+    check_forward(random, call, 0, Cuda::some_map(random));
+  }
+}
+
+}  // namespace
+}  // namespace dyndeploy::test
+
+int main(int argc, char** argv) {
+  using namespace dyndeploy::test;
+  fuzz(argc, argv, 3000, run_huge);
+  fuzz(argc, argv, 3000, run_growth);
+  Random random(1);
+  check_misuse<DdfCuda>(random, usual_case);
+  test_constant_filters();
+  fuzz(argc, argv, 200, run_forward);
+  fuzz(argc, argv, 60, run_special);
+  run_shapes();
+}
