@@ -4,7 +4,7 @@
     python benchmarks/cuda_report.py --architecture 80 --architecture 90 --save
 
 Needs no GPU. Every operator's cuda.cu is compiled as the library is; ptxas says what a kernel needs, nvdisasm (of the
-package nvidia-cuda-nvdisasm, or of a CUDA toolkit) what it consists of, and the library itself how it launches it.
+package nvidia-cuda-nvdisasm, or of a CUDA toolkit) what it consists of, and the operator how it launches it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import record
+from rich.console import Console
 
-from dyndeploy.cli._render import heading, out, table
+from dyndeploy.cli._render import heading, table
 from dyndeploy.errors import DynError
-from dyndeploy.native import library_path
 
 PLUGINS = Path(__file__).resolve().parent.parent / "plugins"
 ARCHITECTURES = (80, 90)
@@ -43,6 +43,8 @@ _MULTIPROCESSORS = {
     120: (65536, 100 * 1024, 1536, 24),
 }
 _SYSTEM_SHARED = 1024
+#: Columns of the printed table.
+_WIDTH = 160
 #: Registers are given to warps in units of 256.
 _WARP, _REGISTER_UNIT = 32, 256
 
@@ -66,8 +68,8 @@ class Kernel:
         launch: how it is started; `launch.blocks` of it are meant to share a multiprocessor.
         architecture: 90 for sm_90.
         registers: of a thread.
+        stack_bytes: of a thread.
         spilled_bytes: stored to and loaded from local memory because registers ran out.
-        stack_bytes: of a thread, spills included.
         instructions: how many there are of each kind, by the names of `_KINDS`.
     """
 
@@ -75,8 +77,8 @@ class Kernel:
     launch: Launch
     architecture: int
     registers: int
-    spilled_bytes: int
     stack_bytes: int
+    spilled_bytes: int
     instructions: dict[str, int]
 
     @property
@@ -188,29 +190,36 @@ def _symbols(file: Path) -> dict[int, str]:
     return {int(address, 16): re.sub(r"L(?=\d)", "", name) for address, kind, name in lines if kind in "tTwW"}
 
 
-def compiled(operator: str, architecture: int, launched: dict[str, Launch]) -> Iterator[Kernel]:
+def compiled(operator: str, architecture: int) -> list[Kernel]:
     """The kernels of an operator for one architecture.
 
     Raises:
-        DynError: it does not compile, or has a kernel that the library does not list.
+        DynError: they do not compile, or the operator's list of kernels is not that of the compiled ones.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        cubin = Path(scratch) / "kernels.cubin"
-        command = [nvcc(), *flags(), f"-arch=sm_{architecture}", "-Xptxas=-v", f"-I{PLUGINS}", "-cubin"]
-        done = subprocess.run(
-            [*command, "-o", str(cubin), str(PLUGINS / operator / "cuda.cu")],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        library, rest = Path(scratch) / "kernels.so", Path(scratch) / "rest.cpp"
+        # In one file: --keep writes what comes of every file under its name, and two have the same one.
+        sources = f"{operator}/problem.cpp", "common/problem.cpp", "common/status.cpp"
+        rest.write_text("".join(f'#include "{source}"\n' for source in sources))
+        command = [nvcc(), *flags(), f"-arch=sm_{architecture}", "-Xptxas=-v", f"-I{PLUGINS}", "-Xcompiler=-fPIC"]
+        command += ["-shared", "--keep", f"--keep-dir={scratch}", "-o", str(library)]
+        command += [str(PLUGINS / operator / "cuda.cu"), str(rest)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DynError(f"{operator}/cuda.cu does not compile.", why=done.stderr[-2000:])
+        (cubin,) = Path(scratch).glob("cuda*.cubin")
         code = subprocess.run([nvdisasm(), "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
-    instructions = dict(_instructions(code))
-    for symbol, (registers, stack, spilled) in _resources(done.stderr):
-        if symbol not in launched:
-            raise DynError(f"{operator}: kernel {symbol} is compiled, but dyndeploy_{operator}_cuda_kernels lacks it.")
-        yield Kernel(operator, launched[symbol], architecture, registers, spilled, stack, instructions[symbol])
+        launched = launches(operator, library)
+    instructions, resources = dict(_instructions(code)), dict(_resources(done.stderr))
+    if resources.keys() != launched.keys():
+        raise DynError(
+            f"{operator}: dyndeploy_{operator}_cuda_kernels does not list what is compiled.",
+            why=f"only on one side: {sorted(resources.keys() ^ launched.keys())}",
+        )
+    return [
+        Kernel(operator, launch, architecture, *resources[symbol], instructions[symbol])
+        for symbol, launch in launched.items()
+    ]
 
 
 def _resources(log: str) -> Iterator[tuple[str, tuple[int, int, int]]]:
@@ -230,34 +239,23 @@ def _instructions(code: str) -> Iterator[tuple[str, dict[str, int]]]:
         yield symbol.strip(), dict(counts)
 
 
-def report(architectures: Sequence[int] = ARCHITECTURES, file: Path | None = None) -> list[Kernel]:
-    """All kernels.
-
-    Args:
-        architectures: of `_MULTIPROCESSORS`.
-        file: the library; the installed one by default.
-    """
-    file = file or library_path("cuda")
-    kernels = []
-    for operator in operators():
-        launched = launches(operator, file)
-        for architecture in architectures:
-            kernels += compiled(operator, architecture, launched)
-    return kernels
+def report(architectures: Sequence[int] = ARCHITECTURES) -> list[Kernel]:
+    """All kernels, for each of some of the architectures in `_MULTIPROCESSORS`."""
+    return [kernel for operator in operators() for a in architectures for kernel in compiled(operator, a)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", action="append", type=int, choices=list(_MULTIPROCESSORS), metavar="SM")
-    parser.add_argument("--library", type=Path, help="libdyndeploy_cuda.so; the installed one by default")
     parser.add_argument("--save", nargs="?", const="", metavar="FILE", help="write JSON; to results/ by default")
     arguments = parser.parse_args()
-    kernels = report(arguments.architecture or ARCHITECTURES, arguments.library)
+    kernels = report(arguments.architecture or ARCHITECTURES)
+    console = Console(width=_WIDTH, highlight=False)
     for architecture in sorted({kernel.architecture for kernel in kernels}):
-        out().print(heading(f"sm_{architecture}"))
+        console.print(heading(f"sm_{architecture}"))
         rows = (
             (
-                f"{k.operator}: {k.launch.name}",
+                f"{k.operator}: {k.launch.name.removeprefix(k.operator).strip()}",
                 str(k.launch.threads),
                 str(k.registers),
                 f"{k.launch.shared_bytes / 1024:.1f}",
@@ -271,8 +269,8 @@ def main() -> None:
             if k.architecture == architecture
         )
         columns = ("kernel", "threads", "registers", "shared KiB", "spilled", "stack", "blocks", "occupancy", *_KINDS)
-        out().print(table(columns, rows))
-    out().print(
+        console.print(table(columns, rows))
+    console.print(
         "blocks: that a multiprocessor holds at once (that the tile was made for); mma: tensor-core instructions; "
         "load, copy, store 16: instructions that move 16 bytes per thread from global memory to registers, to "
         "shared memory, and back; local: loads and stores of local memory",

@@ -4,8 +4,9 @@
 # environment that installs (nvidia-cuda-nvcc with nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-nvvm, nvidia-cuda-cccl).
 
 set(DYNDEPLOY_CUDA AUTO CACHE STRING "Kernels for GPUs: AUTO (where there is an nvcc), ON (or fail) or OFF")
-# From Ampere on; the last one also as PTX, which the driver compiles for GPUs of the future.
-set(DYNDEPLOY_CUDA_ARCHITECTURES "80-real;86-real;89-real;90-real;100-real;120" CACHE STRING
+# From Ampere on. The first and the last one also as PTX, which the driver compiles for the GPUs between them that are not here,
+# and for those of the future.
+set(DYNDEPLOY_CUDA_ARCHITECTURES "80;86-real;89-real;90-real;100-real;120" CACHE STRING
   "GPUs to compile for, as in CMAKE_CUDA_ARCHITECTURES; one of them makes a development build quick")
 
 set(DYNDEPLOY_NVCC_FLAGS -std=c++20 -O3 --expt-relaxed-constexpr)
@@ -71,5 +72,6 @@ target_include_directories(dyndeploy_cuda PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_compile_options(dyndeploy_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${nvcc_flags}>")
 set_target_properties(dyndeploy_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
 target_link_directories(dyndeploy_cuda PRIVATE ${toolkit_libraries})
-target_link_options(dyndeploy_cuda PRIVATE -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,-Bsymbolic)
+target_link_options(dyndeploy_cuda PRIVATE -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,-Bsymbolic
+  -Wl,-z,nodelete)
 install(TARGETS dyndeploy_cuda LIBRARY DESTINATION dyndeploy/lib COMPONENT plugins)

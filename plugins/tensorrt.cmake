@@ -1,7 +1,8 @@
-# libdyndeploy_trt: the operators as plugins of TensorRT. The plugins need a C++ compiler only; the kernels inside, nvcc.
+# libdyndeploy_trt: the operators as plugins of TensorRT. The plugins need a C++ compiler only; the kernels inside,
+# nvcc.
 #
-# The library is for TensorRT 10.3 and newer, 11, and TensorRT for RTX 1.7.1 and newer: none of them is linked, and none has to
-# be there when it is built (abi/tensorrt.h).
+# The library is for TensorRT 10.3 and newer, 11, and TensorRT for RTX 1.7.1 and newer: none of them is linked, and none
+# has to be there when it is built (abi/tensorrt.h).
 
 set(TENSORRT_INCLUDE_DIR "" CACHE PATH
   "Where NvInferRuntime.h is; without it the declarations in abi/ are used, with it they are compared, too")
@@ -12,8 +13,8 @@ add_library(tensorrt_plugins OBJECT ${TENSORRT_PLUGINS} dcnv2/deform_conv_tensor
 target_include_directories(tensorrt_plugins PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_compile_options(tensorrt_plugins PRIVATE -fno-exceptions)
 
-# What a library of plugins has to be: nothing is visible but the two functions that TensorRT looks for. It stays loaded, since
-# a registry may let go of it while plugins are still there.
+# What a library of plugins has to be: nothing is visible but the two functions that TensorRT looks for. It stays
+# loaded, since a registry may let go of it while plugins are still there.
 function(export_plugins name)
   target_link_libraries(${name} PRIVATE ${CMAKE_DL_LIBS})
   target_link_options(${name} PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/tensorrt.map)
@@ -42,4 +43,22 @@ if(TARGET dyndeploy_cuda)
   target_link_directories(dyndeploy_trt PRIVATE ${toolkit_libraries})
   export_plugins(dyndeploy_trt)
   install(TARGETS dyndeploy_trt LIBRARY DESTINATION dyndeploy/lib COMPONENT plugins)
+endif()
+
+# libdyndeploy_trt_register: see tensorrt_register.cpp. It is linked to one TensorRT and finds it where the program has
+# its own.
+set(TENSORRT_LIBRARY "" CACHE FILEPATH
+  "libnvinfer, libnvinfer_lean or libtensorrt_rtx, of the version of TENSORRT_INCLUDE_DIR")
+if(TENSORRT_LIBRARY)
+  if(NOT TENSORRT_INCLUDE_DIR)
+    message(FATAL_ERROR "TENSORRT_LIBRARY needs TENSORRT_INCLUDE_DIR, too: the headers of the same version")
+  endif()
+  add_library(dyndeploy_trt_register SHARED tensorrt_register.cpp)
+  target_include_directories(dyndeploy_trt_register SYSTEM PRIVATE ${TENSORRT_INCLUDE_DIR} ${CUDA_RUNTIME_INCLUDE_DIR})
+  target_compile_options(dyndeploy_trt_register PRIVATE -fno-exceptions)
+  target_link_libraries(dyndeploy_trt_register PRIVATE ${TENSORRT_LIBRARY} ${CMAKE_DL_LIBS})
+  target_link_options(dyndeploy_trt_register PRIVATE -static-libstdc++ -static-libgcc
+    -Wl,--exclude-libs,ALL -Wl,-z,defs -Wl,-z,nodelete)
+  set_target_properties(dyndeploy_trt_register PROPERTIES BUILD_WITH_INSTALL_RPATH ON INSTALL_RPATH "$ORIGIN")
+  install(TARGETS dyndeploy_trt_register LIBRARY DESTINATION dyndeploy/lib COMPONENT plugins)
 endif()

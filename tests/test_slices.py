@@ -28,7 +28,8 @@ from dyndeploy.testing.single_op import single_op_model
 ROOT = Path(__file__).parents[1]
 OPS = ROOT / "dyndeploy" / "ops"
 PLUGINS = ROOT / "plugins"
-PLUGIN_PARTS = ["kernels.h", "problem.h", "kernels.cpp", "cpu.cpp", "onnxruntime.cpp"]
+PLUGIN_PARTS = ["kernels.h", "problem.h", "problem.cpp", "kernels.cpp", "cpu.h", "cpu.cpp", "cuda.cu"]
+PLUGIN_PARTS += ["onnxruntime.cpp", "tensorrt.cpp"]
 PARTS = ["__init__.py", "reference.py", "op.py", "module.py", "onnx.py", "checkpoint.py", "README.md"]
 
 each_operator = pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.folder)

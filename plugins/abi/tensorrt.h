@@ -1,9 +1,10 @@
-// The part of TensorRT's C++ interface that a V3 plugin uses. The official header is taken when it is on the include path.
+// The part of TensorRT's C++ interface that a V3 plugin uses. The official header is taken when it is on the include
+// path.
 //
 // No package of TensorRT on PyPI or in Debian has headers, and a compiler shall be enough to build this library. The
-// classes below have the names of the official ones and their virtual functions in the same order, which is what the two
-// sides agree on; tensorrt_conformance.cpp compares all of it with official headers. It has been the same from TensorRT
-// 10.3 to 11.1 and in TensorRT for RTX 1.7. What has not been, the loggers, is declared apart, at the end.
+// classes below have the names of the official ones and their virtual functions in the same order, which is what the
+// two sides agree on; tensorrt_conformance.cpp compares all of it with official headers. It has been the same from
+// TensorRT 10.3 to 11.1 and in TensorRT for RTX 1.7. What has not been, the loggers, is declared apart, at the end.
 #pragma once
 
 #if __has_include(<NvInferRuntime.h>) && __has_include(<cuda_runtime_api.h>) && !defined(DYNDEPLOY_OWN_DECLARATIONS)
@@ -113,7 +114,8 @@ class InterfaceInfo {
   int32_t minor;
 };
 
-// --- output shapes: expressions in the extents of the inputs, which TensorRT's implementation behind mImpl puts together
+// --- output shapes: expressions in the extents of the inputs, which TensorRT's implementation behind mImpl puts
+// together
 
 enum class DimensionOperation : int32_t {
   kSUM = 0,

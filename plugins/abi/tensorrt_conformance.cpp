@@ -1,5 +1,5 @@
-// Compares the declarations of abi/tensorrt.h with the official headers: names as linkers see them, sizes, offsets, values
-// of enumerations, and where in a class's table each virtual function stands.
+// Compares the declarations of abi/tensorrt.h with the official headers: names as linkers see them, sizes, offsets,
+// values of enumerations, and where in a class's table each virtual function stands.
 //
 //   cmake -S plugins -B build/conformance -DTENSORRT_INCLUDE_DIR=…/include && cmake --build build/conformance --target
 //   tensorrt_conformance && build/conformance/tensorrt_conformance
@@ -30,8 +30,8 @@ void compare(const std::string& what, long long mine, long long official) {
   std::printf("%-72s %6lld %6lld%s\n", what.c_str(), mine, official, mine == official ? "" : "   DIFFERENT");
 }
 
-// Of a function: a virtual one has no address in its pointer to member, but the offset of its place in the table, plus 1
-// (Itanium C++ ABI, 2.3).
+// Of a function: a virtual one has no address in its pointer to member, but the offset of its place in the table, plus
+// 1 (Itanium C++ ABI, 2.3).
 template <class Function>
 long long slot(Function function) {
   static_assert(std::is_member_function_pointer_v<Function>);

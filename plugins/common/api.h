@@ -95,7 +95,7 @@ DYNDEPLOY_API const char* dyndeploy_cuda_architectures(void);
 /* A kernel as _cuda_ functions start it, for reports and tests: every operator's dyndeploy_<op>_cuda_kernels lists all of its own. */
 typedef struct dyndeploy_cuda_kernel {
   const char* name;
-  const void* function; /* of the CUDA runtime's cudaFuncGetAttributes */
+  const void* function; /* the address of its host function: a symbol to look up */
   int32_t threads;      /* of a block */
   int32_t shared_bytes; /* dynamic shared memory of a block */
   int32_t blocks;       /* that are meant to share a multiprocessor; 1 where nothing hangs on it */

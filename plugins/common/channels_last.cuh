@@ -28,9 +28,13 @@ struct CopyShared {
 };
 
 // A block: kCopyPixels pixels of a sample, kCopyVectors vectors of their channels. Blocks: [vectors][sample][pixels].
+//
+// A thread has one pixel and some channels or, where channels lie side by side, one channel and some pixels: its loads differ
+// by one stride, and are all under way at once.
 template <class T>
 __global__ void __launch_bounds__(kCopyThreads) copy_channels_last(const ChannelsLast p) {
   constexpr int kWide = kPerSixteen<T>, kChannels = kCopyVectors * kWide;
+  constexpr int kLoads = kChannels * kCopyPixels / kCopyThreads;
   auto& shared = shared_memory<CopyShared<T>>();
   const int vector_tiles = (p.vectors + kCopyVectors - 1) / kCopyVectors;
   int index = static_cast<int>(blockIdx.x);
@@ -38,21 +42,37 @@ __global__ void __launch_bounds__(kCopyThreads) copy_channels_last(const Channel
   index /= vector_tiles;
   const int n = index / p.pixel_tiles, first_pixel = (index - n * p.pixel_tiles) * kCopyPixels;
   const T* x = static_cast<const T*>(p.x) + n * p.n;
-  const bool channels_first = p.c == 1;  // which of both neighbouring threads read
-  for (int i = static_cast<int>(threadIdx.x); i < kCopyPixels * kChannels; i += kCopyThreads) {
-    const int channel = channels_first ? i % kChannels : i / kCopyPixels;
-    const int pixel = channels_first ? i / kChannels : i % kCopyPixels;
-    const int vector = first_vector + channel / kWide, unit = vector / p.unit_vectors;
-    const int of_unit = (vector - unit * p.unit_vectors) * kWide + channel % kWide;
-    const int all = first_pixel + pixel;
-    float value = 0.0f;
-    if (all < p.pixels && vector < p.vectors && of_unit < p.unit_channels) {
-      const int row = all / p.width;
-      value = to_float(x[(static_cast<int64_t>(unit) * p.unit_channels + of_unit) * p.c + row * p.h +
-                         (all - row * p.width) * p.w]);
-    }
-    shared.values[channel][pixel] = value;
+  const bool channels_first = p.c == 1, one_unit = p.unit_vectors == p.vectors;
+  const int tid = static_cast<int>(threadIdx.x);
+  const int channel = channels_first ? tid % kChannels : tid / kCopyPixels;
+  const int pixel = channels_first ? tid / kChannels : tid % kCopyPixels;
+  // Channels or pixels from one load to the next.
+  const int channel_step = channels_first ? 0 : kCopyThreads / kCopyPixels;
+  const int pixel_step = channels_first ? kCopyThreads / kChannels : 0;
+  // Where channel `c` of the tile lies, or -1.
+  const auto place_of_channel = [&](int c) -> int64_t {
+    const int vector = first_vector + c / kWide;
+    if (vector >= p.vectors) return -1;
+    const int unit = one_unit ? 0 : vector / p.unit_vectors;
+    const int of_unit = (vector - unit * p.unit_vectors) * kWide + c % kWide;
+    return of_unit < p.unit_channels ? (static_cast<int64_t>(unit) * p.unit_channels + of_unit) * p.c : -1;
+  };
+  const auto place_of_pixel = [&](int of_tile) -> int64_t {
+    const int all = first_pixel + of_tile, row = all / p.width;
+    return row * p.h + (all - row * p.width) * p.w;
+  };
+  const int64_t own_channel = place_of_channel(channel), own_pixel = place_of_pixel(pixel);
+  T values[kLoads];
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) {
+    const int64_t of_channel = channel_step ? place_of_channel(channel + i * channel_step) : own_channel;
+    const int64_t of_pixel = pixel_step ? place_of_pixel(pixel + i * pixel_step) : own_pixel;
+    values[i] = T{};
+    if (of_channel >= 0 && first_pixel + pixel + i * pixel_step < p.pixels) values[i] = x[of_channel + of_pixel];
   }
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i)
+    shared.values[channel + i * channel_step][pixel + i * pixel_step] = to_float(values[i]);
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < kCopyPixels * kCopyVectors; i += kCopyThreads) {
     const int vector = i % kCopyVectors, pixel = i / kCopyVectors;

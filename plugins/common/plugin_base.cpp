@@ -180,8 +180,8 @@ bool Plugin::supportsFormatCombination(int32_t position, const DynamicPluginTens
   if (dtype_of(tensor.type) == 0 || tensor.type != first.type) return false;
   const bool map = position == in_count || op_.inputs[position].kind == Input::map;
   if (!map) return tensor.format == TensorFormat::kLINEAR;
-  // Kernels leave the padding of pixels as it is. A layer that comes next may multiply what lies there by 0, and memory that was
-  // never written may be NaN: there is no padding in an output.
+  // Kernels leave the padding of pixels as it is. A layer that comes next may multiply what lies there by 0, and memory
+  // that was never written may be NaN: there is no padding in an output.
   if (position == in_count && tensor.format == TensorFormat::kHWC8 && tensor.dims.d[1] % 8 != 0) return false;
   if (position > 0) return tensor.format == first.format;
   return tensor.format == TensorFormat::kLINEAR || tensor.format == channels_last(tensor.type);

@@ -10,11 +10,13 @@
 //     static Shape output_shape(const Attributes& a, const Shape* inputs) { … }
 //   };
 //
-// and the rest is the same for all of them: Plugin and Creator are two plain classes over a table of functions, Operator.
+// and the rest is the same for all of them: Plugin and Creator are two plain classes over a table of functions,
+// Operator.
 //
-// What a plugin does is fixed when it is made, and clones share nothing, so that contexts run side by side. All tensors of
-// a call have one element type; maps are dense, or channels last as TensorRT lays it out, all of them alike; everything else
-// is dense. A weight is an input like others: TensorRT has no time at which it could be packed, so that every call does.
+// What a plugin does is fixed when it is made, and clones share nothing, so that contexts run side by side. All tensors
+// of a call have one element type; maps are dense, or channels last as TensorRT lays it out, all of them alike;
+// everything else is dense. A weight is an input like others: TensorRT has no time at which it could be packed, so that
+// every call does.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// The attributes of an operator as fields of a TensorRT plugin: one table serves the names that the parser asks for, reading
-// what it found, what an engine keeps, and reading that again.
+// The attributes of an operator as fields of a TensorRT plugin: one table serves the names that the parser asks for,
+// reading what it found, what an engine keeps, and reading that again.
 #pragma once
 
 #include <cstddef>
@@ -34,7 +34,8 @@ class AttributeTable {
   void operator()(const char* name, const int64_t (&values)[N], int64_t low = kLeast, int64_t high = kLargest) {
     add({name, offset(values), N, false, false, low, high});
   }
-  // From here on: attributes that a node may leave out, as those of ONNX's own operators. They keep what the struct has.
+  // From here on: attributes that a node may leave out, as those of ONNX's own operators. They keep what the struct
+  // has.
   void optional_from_here() { optional_ = true; }
 
   // Reads all fields into the struct. Refused, with a message: a field that is not an attribute or comes twice, one of

@@ -7,7 +7,8 @@
 
 namespace dyndeploy::tensorrt {
 
-// An extent, or a computation with extents. Where TensorRT cannot build one, all that is computed from it is missing, too.
+// An extent, or a computation with extents. Where TensorRT cannot build one, all that is computed from it is missing,
+// too.
 class Extent {
  public:
   Extent() = default;

@@ -83,7 +83,7 @@ dyndeploy_status resolve_order(const Problem& problem, int64_t offset_group, Wei
   const int64_t last_stages = divide_up(last_taps * vectors, cuda::kStageVectors);
   const int64_t stages = units * ((blocks - 1) * block_stages + last_stages);
   if (taps > cuda::kMostCount || stages > cuda::kMostCount / cuda::kStageVectors) return too_large("taps and channels");
-  if (weights->columns > cuda::kMostCount) return too_large("outputs");
+  if (weights->columns > cuda::kMostCount / cuda::kStageVectors) return too_large("outputs");
   weights->vectors = group * stages * weights->columns * cuda::kStageVectors;
   if (divide_up(weights->vectors, kPackThreads) > cuda::kMostCount) return too_large("blocks of weights");
   weights->order = {.taps = static_cast<int>(taps),

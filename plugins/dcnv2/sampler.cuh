@@ -160,28 +160,29 @@ class Sampler {
 #pragma unroll 1
     for (int begin = static_cast<int>(threadIdx.x); begin < count; begin += kAtOnce * Tile::kThreads) {
       int slot[kAtOnce];  // of points[]; -1: none
-      float y[kAtOnce], x[kAtOnce], mask[kAtOnce];
+      T y[kAtOnce], x[kAtOnce], mask[kAtOnce];  // converted below, or a thread would wait for each
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
         const int index = begin + k * Tile::kThreads;
         slot[k] = index >= count ? -1 : taps_first ? index % taps * Tile::kRows + index / taps : index;
-        y[k] = x[k] = mask[k] = 0.0f;
+        y[k] = x[k] = mask[k] = T{};
         if (slot[k] < 0) continue;
         const Pixel& pixel = shared_.pixels[slot[k] % Tile::kRows];
         if (pixel.sample < 0) continue;
         const T* from = offset_mask + pixel.offset_mask + (first + slot[k] / Tile::kRows) * s_.c;
         const T* from_mask = from + 2 * s_.points * s_.c;
         from += (first + slot[k] / Tile::kRows) * s_.c;
-        y[k] = cuda::to_float(from[0]);
-        x[k] = cuda::to_float(from[s_.c]);
-        mask[k] = cuda::to_float(*from_mask);
+        y[k] = from[0];
+        x[k] = from[s_.c];
+        mask[k] = *from_mask;
       }
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k)
         if (slot[k] >= 0)
           shared_.points[slot[k]] =
               point_at(shared_.pixels[slot[k] % Tile::kRows],
-                       position_.block * order_.block_taps + slot[k] / Tile::kRows, y[k], x[k], mask[k]);
+                       position_.block * order_.block_taps + slot[k] / Tile::kRows, cuda::to_float(y[k]),
+                       cuda::to_float(x[k]), cuda::to_float(mask[k]));
     }
   }
 

@@ -43,10 +43,6 @@ constexpr int64_t kMostPatchColumns = 64;
 constexpr int64_t kMostPatch = 1024;
 constexpr int64_t kMostSpatial = 16384;
 
-#ifndef RIP
-#define RIP 1
-#endif
-constexpr int64_t kRowsInPlace = RIP;
 // Rows and columns of Y, at least, so that patches of its borders are less to copy than all of X.
 constexpr int64_t kLeastInPlace = 20;
 
@@ -333,9 +329,9 @@ void run_patches(const Problem& problem, const Plan& plan, const dyndeploy_tenso
       });
     };
     // In place row by row: so the rows of X are read from one end to the other.
-    const int64_t rows = plan.in_place ? kRowsInPlace : inner.rows;
+    const int64_t rows = plan.in_place ? 1 : inner.rows;
     for (int64_t row = 0; inner.columns && row < inner.rows; row += rows)
-      run({inner.row + row, std::min(rows, inner.rows - row), inner.column, inner.columns}, plan.in_place);
+      run({inner.row + row, rows, inner.column, inner.columns}, plan.in_place);
     for (int i = 0; i < borders; ++i) run(outer[i], false);
     begin = end;
   }

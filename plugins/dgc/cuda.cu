@@ -64,7 +64,7 @@ dyndeploy_status check_sizes(const Problem& problem) {
   const Window& window = problem.window;
   DYNDEPLOY_TRY(cuda::check_window(kOp, window));
   const int64_t of_x = window.H * window.W, of_y = window.Ho * window.Wo;
-  if (of_y > kMostCount || of_x > kMostCount / most_kept(problem)) return cuda::too_large(kOp, "a sample");
+  if (of_y > kMostCount || of_x > kMostCount / (most_kept(problem) / wide(problem.dtype))) return cuda::too_large(kOp, "a sample");
   const int64_t heads = problem.N * problem.heads;
   if (heads > kMostCount / most_kept(problem)) return cuda::too_large(kOp, "samples and heads");
   const int64_t tiles = std::max(divide_up(of_y, 64) * divide_up(problem.head_outputs(), 64),

@@ -155,17 +155,34 @@ __global__ void __launch_bounds__(kCompressThreads) compress(const Compressing p
   }
   __syncthreads();
   const T* x = static_cast<const T*>(p.x) + index / p.heads * p.n;
-  const bool channels_first = p.c == 1;  // which of both neighbouring threads read
-  for (int i = static_cast<int>(threadIdx.x); i < kCompressPixels * kChannels; i += kCompressThreads) {
-    const int channel = channels_first ? i % kChannels : i / kCompressPixels;
-    const int pixel = channels_first ? i / kChannels : i % kCompressPixels;
-    if (channel >= vectors * kWide || first_pixel + pixel >= p.pixels) continue;
-    const int c = shared.channels[channel], row = (first_pixel + pixel) / p.width;
+  // As in channels_last.cuh: a thread has one pixel and some channels, or the other way round.
+  constexpr int kLoads = kChannels * kCompressPixels / kCompressThreads;
+  const bool channels_first = p.c == 1;
+  const int tid = static_cast<int>(threadIdx.x);
+  const int channel = channels_first ? tid % kChannels : tid / kCompressPixels;
+  const int pixel = channels_first ? tid / kChannels : tid % kCompressPixels;
+  const int channel_step = channels_first ? 0 : kCompressThreads / kCompressPixels;
+  const int pixel_step = channels_first ? kCompressThreads / kChannels : 0;
+  const auto place_of_pixel = [&](int of_tile) -> int64_t {
+    const int all = first_pixel + of_tile, row = all / p.width;
+    return row * p.h + (all - row * p.width) * p.w;
+  };
+  const int64_t own_pixel = place_of_pixel(pixel);
+  T values[kLoads];
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) {
+    const int of_tile = channel + i * channel_step;
+    const int c = of_tile < vectors * kWide ? shared.channels[of_tile] : kNoChannel;
+    const int64_t of_pixel = pixel_step ? place_of_pixel(pixel + i * pixel_step) : own_pixel;
+    values[i] = T{};
+    if (c != kNoChannel && first_pixel + pixel + i * pixel_step < p.pixels) values[i] = x[c * p.c + of_pixel];
+  }
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) {
+    const int of_tile = channel + i * channel_step;
     // What is dropped is not multiplied by 0: a NaN there stays where it is.
-    float value = 0.0f;
-    if (c != kNoChannel)
-      value = shared.gates[channel] * cuda::to_float(x[c * p.c + row * p.h + (first_pixel + pixel - row * p.width) * p.w]);
-    shared.values[channel][pixel] = value;
+    const bool there = of_tile < vectors * kWide && shared.channels[of_tile] != kNoChannel;
+    shared.values[of_tile][pixel + i * pixel_step] = there ? shared.gates[of_tile] * cuda::to_float(values[i]) : 0.0f;
   }
   __syncthreads();
   const int of_pixel = p.kept.most / kWide;

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.gpu
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EVERY = [case for spec in custom_ops() for case in cases(spec)]
 #: The operators that have CUDA kernels; the others run on their references.
-COMPILED = ("dcnv2", "ddf")
+COMPILED = ("dcnv2", "ddf", "drconv", "dgc")
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 each_op = pytest.mark.parametrize("spec", [spec_of(folder) for folder in COMPILED], ids=lambda s: s.folder)
@@ -123,6 +123,7 @@ def test_a_stream_of_its_own(spec):
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
+        case.run(*late)  # the stream's memory: to get it may wait for the GPU
         torch.cuda._sleep(100_000_000)
         for to, t in zip(late, tensors):
             to.copy_(t)

@@ -52,7 +52,7 @@ def rtx_environment(tmp_path_factory):
 def build(rtx_environment, tmp_path):
     """Builds models with TensorRT for RTX: one result of rtx_worker.py for each."""
 
-    def build(models, library=None, *, only_parse=False, embed=False, profiles=None, words=()):
+    def build(models, library=None, *, opened=None, only_parse=False, embed=False, profiles=None, words=()):
         jobs = []
         for index, model in enumerate(models):
             path = tmp_path / f"{index}.onnx"
@@ -61,6 +61,7 @@ def build(rtx_environment, tmp_path):
                 {
                     "model": str(path),
                     "library": str(library) if library else None,
+                    "opened": str(opened) if opened else None,
                     "build": not only_parse,
                     "embed": embed,
                     "profile": profiles[index] if profiles else {},

@@ -2,17 +2,18 @@
 
 Reads a list of jobs as JSON from standard input:
 
-    {"model": path, "library": path or null, "build": bool, "embed": bool, "words": [word],
-     "profile": {input: [min, opt, max]}}
+    {"model": path, "library": path or null, "opened": path or null, "build": bool, "embed": bool,
+     "words": [word], "profile": {input: [min, opt, max]}}
 
 and writes a line for each:
 
     {"parsed": bool, "layers": [[type, name, shape, dtype]], "engine": bytes or null, "log": [line],
      "contains": {word: bool}}
 
-Where there is nothing to build, the network is parsed only.
+Where there is nothing to build, the network is parsed only. A library that is "opened" is not given to TensorRT.
 """
 
+import ctypes
 import json
 import sys
 
@@ -39,6 +40,8 @@ def build(trt, job):
 
     logger = Logger()
     builder = trt.Builder(logger)
+    if job["opened"]:
+        ctypes.CDLL(job["opened"])
     if job["library"]:
         assert builder.get_plugin_registry().load_library(job["library"]) is not None, lines
     network = builder.create_network(0)

@@ -61,8 +61,12 @@ def test_plugins(spec, dtype, dims, embed, plugins, build):
 @each_dtype
 @each_dims
 def test_bodies(spec, dtype, dims, build):
-    """The same file without the library: standard ops, of which the body of dcnv2 has a variant."""
-    all_cases, models, profiles, _ = zip(*models_of(spec, dtype, dims))
+    """The same file without the library: standard ops, of which the body of dcnv2 has a variant.
+
+    With dynamic dims TensorRT takes a second or two for each, so that there are only some.
+    """
+    some = [row for row in models_of(spec, dtype, dims) if dims == "static" or row[0].name in ("padded", "relu")]
+    all_cases, models, profiles, _ = zip(*some)
     if spec.folder == "dcnv2":
         models = [
             single_op_model(spec, c.attributes, dtype, shapes=_shapes(m), gridsample=True)

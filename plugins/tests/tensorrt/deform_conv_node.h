@@ -1,4 +1,5 @@
-// A node of ONNX's own DeformConv: X, W, offset, and B and mask or not, which it may leave out, as it may all attributes.
+// A node of ONNX's own DeformConv: X, W, offset, and B and mask or not, which it may leave out, as it may all
+// attributes.
 #pragma once
 
 #include "nodes.h"

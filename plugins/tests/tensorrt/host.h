@@ -99,8 +99,8 @@ inline Extents extents_of(const std::vector<Doubles>& inputs) {
   return all;
 }
 
-// The formats of inputs and output that a plugin takes, asked for as TensorRT asks: position by position, where what comes
-// later means nothing yet.
+// The formats of inputs and output that a plugin takes, asked for as TensorRT asks: position by position, where what
+// comes later means nothing yet.
 using Formats = std::vector<TensorFormat>;
 inline void find_formats(const Plugin& plugin, std::vector<DynamicPluginTensorDesc>& tensors, size_t position,
                          const std::vector<DataType>& types, std::vector<std::pair<DataType, Formats>>& found) {

@@ -1,5 +1,5 @@
-// The kernels of the CPU under the names of those of a GPU, to run the plugins where neither a GPU nor the emulator is there:
-// under ThreadSanitizer, which knows nothing of the emulator's threads.
+// The kernels of the CPU under the names of those of a GPU, to run the plugins where neither a GPU nor the emulator is
+// there: under ThreadSanitizer, which knows nothing of the emulator's threads.
 #include <cstring>
 #include <vector>
 
@@ -12,7 +12,8 @@
 #include "emulator/emulator.h"
 #include "storage.h"
 
-// Workspace is asked for as it is of a GPU's kernels, but not used: that of the CPU's may be larger for smaller tensors.
+// Workspace is asked for as it is of a GPU's kernels, but not used: that of the CPU's may be larger for smaller
+// tensors.
 #define ON_THE_CPU(op)                                                                                               \
   dyndeploy_status dyndeploy_##op##_cuda_forward_workspace(const dyndeploy_##op* attributes,                         \
                                                            const dyndeploy_tensor inputs[4],                         \

@@ -1,5 +1,5 @@
-// The plugins, driven as TensorRT drives them: from a node to an engine and to contexts that run, in all types and formats,
-// by one thread and by several.
+// The plugins, driven as TensorRT drives them: from a node to an engine and to contexts that run, in all types and
+// formats, by one thread and by several.
 #include <thread>
 
 #include "host.h"
@@ -42,6 +42,14 @@ void run_threads(Random& random) {
   for (std::thread& thread : threads) thread.join();
 }
 
+// A value of an attribute that it does not have in `text`.
+std::vector<int64_t> another_value(const std::string& name, const std::string& text) {
+  if (name == "pads") return {7, 7, 7, 7};
+  if (name == "strides" || name == "dilations") return {7, 7};
+  if (name == "sigmoid" || name == "relu") return {text.find(name + "=1") == text.npos};
+  return {7};
+}
+
 // What is timed for one node serves another exactly if their attributes and versions are the same.
 void test_timing_cache() {
   Random random(1);
@@ -56,10 +64,7 @@ void test_timing_cache() {
     if (name == "mask_scale")
       other.real("mask_scale", 0.1f);
     else
-      other.ints(name.c_str(), name == "pads" ? std::vector<int64_t>{7, 7, 7, 7}
-                               : name == "strides" || name == "dilations" ? std::vector<int64_t>{7, 7}
-                               : name == "sigmoid" || name == "relu" ? std::vector<int64_t>{first.find(name + "=1") == first.npos}
-                                                                      : std::vector<int64_t>{7});
+      other.ints(name.c_str(), another_value(name, first));
     CHECK(id(exact, other) != first);
   }
   Node tf32 = exact;
