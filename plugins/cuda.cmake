@@ -64,9 +64,9 @@ endif()
 list(TRANSFORM OPERATORS APPEND /cuda.cu OUTPUT_VARIABLE cuda_kernels)
 list(TRANSFORM OPERATORS APPEND /problem.cpp OUTPUT_VARIABLE cuda_problems)
 add_library(dyndeploy_cuda SHARED ${cuda_kernels} ${cuda_problems}
-  common/cuda_architectures.cpp common/problem.cpp common/status.cpp)
+  common/cuda/architectures.cpp common/problem.cpp common/status.cpp)
 list(JOIN DYNDEPLOY_CUDA_ARCHITECTURES " " architectures)
-set_source_files_properties(common/cuda_architectures.cpp PROPERTIES
+set_source_files_properties(common/cuda/architectures.cpp PROPERTIES
   COMPILE_DEFINITIONS "DYNDEPLOY_CUDA_ARCHITECTURES=\"${architectures}\"")
 target_include_directories(dyndeploy_cuda PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_compile_options(dyndeploy_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${nvcc_flags}>")

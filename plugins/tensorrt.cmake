@@ -9,7 +9,7 @@ set(TENSORRT_INCLUDE_DIR "" CACHE PATH
 
 list(TRANSFORM OPERATORS APPEND /tensorrt.cpp OUTPUT_VARIABLE TENSORRT_PLUGINS)
 add_library(tensorrt_plugins OBJECT ${TENSORRT_PLUGINS} dcnv2/deform_conv_tensorrt.cpp
-  common/plugin_base.cpp common/plugin_fields.cpp common/plugin_log.cpp tensorrt.cpp)
+  common/tensorrt/plugin_base.cpp common/tensorrt/plugin_fields.cpp common/tensorrt/plugin_log.cpp tensorrt.cpp)
 target_include_directories(tensorrt_plugins PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_compile_options(tensorrt_plugins PRIVATE -fno-exceptions)
 

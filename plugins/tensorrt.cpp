@@ -2,8 +2,8 @@
 // registry load the library. Nothing here calls TensorRT's own functions: no version of it is linked.
 #include <array>
 
-#include "common/plugin_base.h"
-#include "common/plugin_log.h"
+#include "common/tensorrt/plugin_base.h"
+#include "common/tensorrt/plugin_log.h"
 
 extern "C" DYNDEPLOY_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
   dyndeploy::tensorrt::set_logger_finder(finder);

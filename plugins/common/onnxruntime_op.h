@@ -26,7 +26,7 @@
 
 #include "abi/onnxruntime.h"
 #include "common/api.h"
-#include "common/threads.h"
+#include "common/cpu/threads.h"
 
 namespace dyndeploy::onnxruntime {
 

@@ -18,7 +18,7 @@
 // shared memory, at about half of what mma.sync could multiply; with 256 outputs the two are even.
 #pragma once
 
-#include "common/output.cuh"
+#include "common/cuda/output.cuh"
 #include "dcnv2/sampler.cuh"
 
 namespace dyndeploy::dcnv2 {

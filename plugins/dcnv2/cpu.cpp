@@ -12,7 +12,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "common/gemm.h"
+#include "common/cpu/gemm.h"
 #include "dcnv2/cpu.h"
 #include "dcnv2/sampling.h"
 

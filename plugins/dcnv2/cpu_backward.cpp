@@ -17,7 +17,7 @@
 // Cost: two products of the forward's size; X is sampled twice, and its gradient is read and written once per sample.
 #include <algorithm>
 
-#include "common/gemm.h"
+#include "common/cpu/gemm.h"
 #include "dcnv2/cpu.h"
 #include "dcnv2/sampling.h"
 

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <type_traits>
 
-#include "common/cuda_call.h"
+#include "common/cuda/call.h"
 #include "dcnv2/convolve.cuh"
 #include "dcnv2/pack.cuh"
 #include "dcnv2/problem.h"

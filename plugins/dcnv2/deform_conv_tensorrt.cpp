@@ -2,7 +2,7 @@
 //
 // TensorRT for RTX has no importer for it and finds this plugin by the operator's name; TensorRT has one, which keeps
 // coordinates in half precision, and takes this plugin with its parser's flag ENABLE_PLUGIN_OVERRIDE.
-#include "common/plugin_base.h"
+#include "common/tensorrt/plugin_base.h"
 #include "common/problem.h"
 #include "dcnv2/join.h"
 #include "dcnv2/kernels.h"

@@ -10,7 +10,7 @@
 // are still in the first cache. Four vectors in sequence are a stage; what a block leaves of its last one stays empty.
 #pragma once
 
-#include "common/gemm.cuh"
+#include "common/cuda/gemm.cuh"
 
 namespace dyndeploy::dcnv2 {
 

@@ -6,7 +6,7 @@
 // Beside X of C channels it moves 6*G*K channels, once before every product.
 #include "dcnv2/join.h"
 
-#include "common/dtype.cuh"
+#include "common/cuda/dtype.cuh"
 #include "common/problem.h"
 
 namespace dyndeploy::dcnv2 {

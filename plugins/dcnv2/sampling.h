@@ -1,8 +1,8 @@
 // Where a deformable convolution samples, and the samples: what forward and backward share.
 #pragma once
 
-#include "common/layout.h"
-#include "common/simd.h"
+#include "common/cpu/layout.h"
+#include "common/cpu/simd.h"
 #include "dcnv2/problem.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {

@@ -1,4 +1,4 @@
-#include "common/plugin_base.h"
+#include "common/tensorrt/plugin_base.h"
 #include "dcnv2/kernels.h"
 
 namespace dyndeploy::tensorrt {

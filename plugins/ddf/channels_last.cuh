@@ -28,7 +28,7 @@
 // instructions) memory is the limit.
 #pragma once
 
-#include "common/mma.cuh"
+#include "common/cuda/mma.cuh"
 #include "ddf/filters.cuh"
 
 namespace dyndeploy::cuda::ddf {

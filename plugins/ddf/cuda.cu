@@ -4,7 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 
-#include "common/cuda_call.h"
+#include "common/cuda/call.h"
 #include "ddf/kernel_list.cuh"
 #include "ddf/problem.h"
 

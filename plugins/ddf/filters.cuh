@@ -9,7 +9,7 @@
 // Cost: R*C*K numbers per sample are read twice and written once; it takes the time of a launch.
 #pragma once
 
-#include "common/dtype.cuh"
+#include "common/cuda/dtype.cuh"
 
 namespace dyndeploy::cuda::ddf {
 

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "common/layout.h"
+#include "common/cpu/layout.h"
 #include "ddf/problem.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {

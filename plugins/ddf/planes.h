@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "common/gemm.h"
+#include "common/cpu/gemm.h"
 #include "ddf/filters.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {

@@ -1,4 +1,4 @@
-#include "common/plugin_base.h"
+#include "common/tensorrt/plugin_base.h"
 #include "common/status.h"
 #include "ddf/kernels.h"
 

@@ -15,8 +15,8 @@
 // passes over X in keep.cuh.
 #pragma once
 
-#include "common/output.cuh"
-#include "common/windows.cuh"
+#include "common/cuda/output.cuh"
+#include "common/cuda/windows.cuh"
 #include "dgc/keep.cuh"
 
 namespace dyndeploy::dgc {

@@ -16,8 +16,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "common/gemm.h"
-#include "common/layout.h"
+#include "common/cpu/gemm.h"
+#include "common/cpu/layout.h"
 #include "dgc/cpu.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {

@@ -1,7 +1,7 @@
 // The C ABI on GPUs: checks, memory, the choice of tiles, launches. The kernels are in keep.cuh and convolve.cuh.
 #include <algorithm>
 
-#include "common/cuda_call.h"
+#include "common/cuda/call.h"
 #include "dgc/convolve.cuh"
 #include "dgc/problem.h"
 

@@ -13,8 +13,8 @@
 // writes it. With a quarter kept by each of four heads that is X twice.
 #pragma once
 
-#include "common/dtype.cuh"
-#include "common/scan.cuh"
+#include "common/cuda/dtype.cuh"
+#include "common/cuda/scan.cuh"
 
 namespace dyndeploy::dgc {
 

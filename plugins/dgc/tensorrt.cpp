@@ -1,4 +1,4 @@
-#include "common/plugin_base.h"
+#include "common/tensorrt/plugin_base.h"
 #include "dgc/kernels.h"
 
 namespace dyndeploy::tensorrt {

@@ -18,8 +18,8 @@
 // sample.
 #pragma once
 
-#include "common/output.cuh"
-#include "common/windows.cuh"
+#include "common/cuda/output.cuh"
+#include "common/cuda/windows.cuh"
 #include "drconv/regions.cuh"
 
 namespace dyndeploy::drconv {

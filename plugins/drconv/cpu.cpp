@@ -18,8 +18,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/gemm.h"
-#include "common/layout.h"
+#include "common/cpu/gemm.h"
+#include "common/cpu/layout.h"
 #include "drconv/cpu.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {

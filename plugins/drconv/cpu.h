@@ -1,8 +1,8 @@
 // The CPU kernels, one set for every instruction set.
 #pragma once
 
-#include "common/isa.h"
-#include "common/threads.h"
+#include "common/cpu/isa.h"
+#include "common/cpu/threads.h"
 #include "drconv/problem.h"
 
 namespace dyndeploy {

@@ -1,8 +1,8 @@
 // The C ABI on GPUs: checks, memory, the choice of tiles, launches. The kernels are in regions.cuh and convolve.cuh.
 #include <algorithm>
 
-#include "common/channels_last.cuh"
-#include "common/cuda_call.h"
+#include "common/cuda/channels_last.cuh"
+#include "common/cuda/call.h"
 #include "drconv/convolve.cuh"
 #include "drconv/problem.h"
 

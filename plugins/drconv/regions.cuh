@@ -12,8 +12,8 @@
 // Cost: the guide is read once, some sixteen bytes per pixel are moved besides. A sample of one piece takes one kernel.
 #pragma once
 
-#include "common/dtype.cuh"
-#include "common/scan.cuh"
+#include "common/cuda/dtype.cuh"
+#include "common/cuda/scan.cuh"
 
 namespace dyndeploy::drconv {
 

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "common/cuda.cuh"
+#include "common/cuda/cuda.cuh"
 
 __thread uint3 threadIdx, blockIdx, blockDim, gridDim;
 

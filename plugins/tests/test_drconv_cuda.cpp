@@ -120,11 +120,11 @@ void run_huge(Random& random) {
 
 // So large that the other tiles are taken.
 void run_large() {
-  for (const int64_t regions : {2, 60})
+  for (const int64_t regions : {2, 70})
     for (const Mode mode : kModes) {
       Random random(static_cast<uint64_t>(regions));
       WindowCase window;
-      window.N = 3;
+      window.N = 2;
       window.H = 65;
       window.W = 130;
       window.kernel[0] = window.kernel[1] = 1;

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "check.h"
-#include "common/threads.h"
+#include "common/cpu/threads.h"
 
 namespace dyndeploy::test {
 namespace {

@@ -1,9 +1,9 @@
-// common/simd.h, gemm.h and layout.h, compiled for one instruction set like the kernels.
+// common/cpu/simd.h, gemm.h and layout.h, compiled for one instruction set like the kernels.
 #include <memory>
 
 #include "check.h"
-#include "common/gemm.h"
-#include "common/layout.h"
+#include "common/cpu/gemm.h"
+#include "common/cpu/layout.h"
 #include "storage.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {

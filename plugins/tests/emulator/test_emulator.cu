@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "check.h"
-#include "common/mma.cuh"
+#include "common/cuda/mma.cuh"
 #include "emulator/emulator.h"
 
 using namespace dyndeploy::cuda;

@@ -9,7 +9,7 @@
 #include <functional>
 
 #include "check.h"
-#include "common/mma.cuh"
+#include "common/cuda/mma.cuh"
 #include "emulator/emulator.h"
 
 using namespace dyndeploy::cuda;

@@ -3,10 +3,10 @@
 
 #include <cstdlib>
 
-#include "common/channels_last.cuh"
-#include "common/output.cuh"
+#include "common/cuda/channels_last.cuh"
+#include "common/cuda/output.cuh"
 #include "common/problem.h"
-#include "common/windows.cuh"
+#include "common/cuda/windows.cuh"
 
 namespace dyndeploy::cuda {
 

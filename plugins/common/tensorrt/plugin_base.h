@@ -25,8 +25,8 @@
 
 #include "abi/tensorrt.h"
 #include "common/api.h"
-#include "common/plugin_fields.h"
-#include "common/plugin_shapes.h"
+#include "common/tensorrt/plugin_fields.h"
+#include "common/tensorrt/plugin_shapes.h"
 
 namespace dyndeploy::tensorrt {
 

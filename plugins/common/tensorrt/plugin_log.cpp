@@ -1,4 +1,4 @@
-#include "common/plugin_log.h"
+#include "common/tensorrt/plugin_log.h"
 
 #include <dlfcn.h>
 

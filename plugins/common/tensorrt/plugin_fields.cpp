@@ -1,4 +1,4 @@
-#include "common/plugin_fields.h"
+#include "common/tensorrt/plugin_fields.h"
 
 #include <cinttypes>
 #include <cstdio>

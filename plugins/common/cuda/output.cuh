@@ -4,7 +4,7 @@
 // other layout neighbouring threads store neighbouring pixels of one plane.
 #pragma once
 
-#include "common/gemm.cuh"
+#include "common/cuda/gemm.cuh"
 
 namespace dyndeploy::cuda {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/api.h"
-#include "common/simd.h"
+#include "common/cpu/simd.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {
 

@@ -9,7 +9,7 @@
 // that any division of the work gives the same bits.
 #pragma once
 
-#include "common/simd.h"
+#include "common/cpu/simd.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {
 

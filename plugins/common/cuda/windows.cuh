@@ -6,7 +6,7 @@
 //   load    a thread has one vector of depth of some pixels; what lies beside the map is not read and counts 0
 #pragma once
 
-#include "common/gemm.cuh"
+#include "common/cuda/gemm.cuh"
 
 namespace dyndeploy::cuda {
 

@@ -16,7 +16,7 @@
 
 #include <type_traits>
 
-#include "common/dtype.cuh"
+#include "common/cuda/dtype.cuh"
 
 namespace dyndeploy::cuda {
 

@@ -1,10 +1,10 @@
-#include "common/plugin_base.h"
+#include "common/tensorrt/plugin_base.h"
 
 #include <algorithm>
 #include <cstring>
 #include <new>
 
-#include "common/plugin_log.h"
+#include "common/tensorrt/plugin_log.h"
 #include "common/status.h"
 
 namespace dyndeploy::tensorrt {

@@ -22,7 +22,7 @@
 // bytes of operands to shared memory, and reads 64 (v R + w C) there. Shared memory: 128 R + 192 C bytes.
 #pragma once
 
-#include "common/mma.cuh"
+#include "common/cuda/mma.cuh"
 
 namespace dyndeploy::cuda {
 

@@ -4,7 +4,7 @@
 // shared memory.
 #pragma once
 
-#include "common/dtype.cuh"
+#include "common/cuda/dtype.cuh"
 
 namespace dyndeploy::cuda {
 

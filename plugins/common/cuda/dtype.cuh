@@ -1,7 +1,7 @@
 // Storage types, and their ways to float and back: to nearest, ties to even. All arithmetic is in float.
 #pragma once
 
-#include "common/cuda.cuh"
+#include "common/cuda/cuda.cuh"
 
 #ifndef DYNDEPLOY_EMULATOR
 #include <cuda_bf16.h>

@@ -1,4 +1,4 @@
-#include "common/isa.h"
+#include "common/cpu/isa.h"
 
 #include <atomic>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "common/threads.h"
+#include "common/cpu/threads.h"
 
 #include <pthread.h>
 #include <sched.h>

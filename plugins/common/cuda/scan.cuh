@@ -1,7 +1,7 @@
 // Running sums over the threads of a block.
 #pragma once
 
-#include "common/cuda.cuh"
+#include "common/cuda/cuda.cuh"
 
 namespace dyndeploy::cuda {
 
