@@ -132,12 +132,13 @@ def _median(work: Callable[[], Any], times: int) -> float:
 def _cold(work: Callable[[], Any]) -> float:
     """The median of calls that find nothing of theirs in L2."""
     size = FLUSH * int(torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size)
-    flush = torch.empty(size, dtype=torch.uint8, device="cuda")
+    flush = torch.zeros(size, dtype=torch.uint8, device="cuda")
     events = []
     for _ in range(COLD_TIMES):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        # Overwriting lasts longer than the next three lines: the GPU has them before it is done, and waits for none.
-        flush.zero_()
+        # Read, not written: what is written would have to leave L2 during the call. Lasts longer than the next three lines:
+        # the GPU has them before it is done, and waits for none.
+        flush.sum()
         start.record()
         work()
         end.record()

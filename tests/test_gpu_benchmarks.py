@@ -95,16 +95,16 @@ def gpu(monkeypatch):
             fake.graph = None
 
     class Flush:
-        def zero_(self):
+        def sum(self):
             fake.cold = True
 
-    empty = torch.empty
+    zeros = torch.zeros
 
     def allocate(size, **more):
         if more.pop("device", None) == "cuda":
             assert size >= 4 * FakeGpu.CACHE
             return Flush()
-        return empty(size, **more)
+        return zeros(size, **more)
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, value in {
@@ -120,7 +120,7 @@ def gpu(monkeypatch):
         "get_device_properties": lambda index: SimpleNamespace(L2_cache_size=FakeGpu.CACHE),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(torch, "empty", allocate)
+    monkeypatch.setattr(torch, "zeros", allocate)
     return fake
 
 
