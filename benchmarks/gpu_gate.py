@@ -136,8 +136,8 @@ def _cold(work: Callable[[], Any]) -> float:
     events = []
     for _ in range(COLD_TIMES):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        # Read, not written: what is written would have to leave L2 during the call. Lasts longer than the next three lines:
-        # the GPU has them before it is done, and waits for none.
+        # Read, not written: what is written would have to leave L2 during the call. It lasts longer than the next
+        # three lines: the GPU has them before it is done, and waits for none.
         flush.sum()
         start.record()
         work()
