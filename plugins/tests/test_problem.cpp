@@ -11,11 +11,11 @@ dyndeploy_tensor dense(std::vector<int64_t> extents) {
   tensor.data = data;
   tensor.rank = static_cast<int32_t>(extents.size());
   tensor.dtype = DYNDEPLOY_FLOAT32;
-  int64_t stride = 1;
+  uint64_t stride = 1;  // unsigned: of extents that are refused the product is more than any number
   for (int axis = tensor.rank - 1; axis >= 0; --axis) {
     tensor.extents[axis] = extents[static_cast<size_t>(axis)];
-    tensor.strides[axis] = stride;
-    if (axis > 0) stride *= tensor.extents[axis];
+    tensor.strides[axis] = static_cast<int64_t>(stride);
+    stride *= static_cast<uint64_t>(tensor.extents[axis]);
   }
   return tensor;
 }
