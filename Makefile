@@ -42,8 +42,11 @@ PRESETS = cd plugins && for preset in $(1); do \
   cmake --preset $$preset && cmake --build --preset $$preset --parallel 2 && ctest --preset $$preset --parallel 2 || exit 1; \
 done
 
-test-native:  ## the CPU kernels under AddressSanitizer with UBSan, and under ThreadSanitizer
-	$(call PRESETS,asan tsan)
+test-asan:  ## the CPU kernels under AddressSanitizer with UBSan
+	$(call PRESETS,asan)
+
+test-native: test-asan  ## and under ThreadSanitizer
+	$(call PRESETS,tsan)
 
 test-emulator:  ## the CUDA kernels on an emulated GPU, under AddressSanitizer with UBSan, and with its own checker
 	$(call PRESETS,emulator emulator-checked)
