@@ -47,7 +47,8 @@ typedef struct dyndeploy_tensor {
 } dyndeploy_tensor;
 
 /* Threads of the host. `run` calls lane(work, 0) … lane(work, lanes - 1), once each, in any order and at the same time as
- * the pool can, and returns when all have returned. Results do not depend on the number of lanes.
+ * the pool can, and returns when all have returned. Results do not depend on the number of lanes, bit for bit but for the
+ * sign of a NaN.
  */
 typedef struct dyndeploy_threads {
   uint64_t size; /* sizeof(dyndeploy_threads) */
