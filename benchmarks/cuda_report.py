@@ -3,7 +3,7 @@
     python benchmarks/cuda_report.py
     python benchmarks/cuda_report.py --architecture 80 --architecture 90 --save
 
-Needs no GPU. Every operator's cuda.cu is compiled as the library is; ptxas says what a kernel needs, nvdisasm (of the
+Needs no GPU. Every operator's cuda*.cu are compiled as the library is; ptxas says what a kernel needs, nvdisasm (of the
 package nvidia-cuda-nvdisasm, or of a CUDA toolkit) what it consists of, and the operator how it launches it.
 """
 
@@ -199,16 +199,19 @@ def compiled(operator: str, architecture: int) -> list[Kernel]:
     with tempfile.TemporaryDirectory() as scratch:
         library, rest = Path(scratch) / "kernels.so", Path(scratch) / "rest.cpp"
         # In one file: --keep writes what comes of every file under its name, and two have the same one.
-        sources = f"{operator}/problem.cpp", "common/problem.cpp", "common/status.cpp"
+        problems = (f"{operator}/{file.name}" for file in sorted((PLUGINS / operator).glob("problem*.cpp")))
+        sources = *problems, "common/problem.cpp", "common/status.cpp"
         rest.write_text("".join(f'#include "{source}"\n' for source in sources))
         command = [nvcc(), *flags(), f"-arch=sm_{architecture}", "-Xptxas=-v", f"-I{PLUGINS}", "-Xcompiler=-fPIC"]
         command += ["-shared", "--keep", f"--keep-dir={scratch}", "-o", str(library)]
-        command += [str(PLUGINS / operator / "cuda.cu"), str(rest)]
+        command += [*map(str, sorted((PLUGINS / operator).glob("cuda*.cu"))), str(rest)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise DynError(f"{operator}/cuda.cu does not compile.", why=done.stderr[-2000:])
-        (cubin,) = Path(scratch).glob("cuda*.cubin")
-        code = subprocess.run([nvdisasm(), "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
+            raise DynError(f"The CUDA kernels of {operator} do not compile.", why=done.stderr[-2000:])
+        code = "\n\t.section\n".join(
+            subprocess.run([nvdisasm(), "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
+            for cubin in sorted(Path(scratch).glob("cuda*.cubin"))
+        )
         launched = launches(operator, library)
     instructions, resources = dict(_instructions(code)), dict(_resources(done.stderr))
     if resources.keys() != launched.keys():

@@ -1,4 +1,4 @@
-# libdyndeploy_cuda: every operator's cuda.cu, by nvcc. Without an nvcc it is left out, and a line says so.
+# libdyndeploy_cuda: every operator's cuda.cu and cuda_backward.cu, by nvcc. Without an nvcc it is left out, and a line says so.
 #
 # An nvcc is looked for in CUDACXX, in PATH, in CUDA_HOME, in /usr/local/cuda, and among the Python packages of the
 # environment that installs (nvidia-cuda-nvcc with nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-nvvm, nvidia-cuda-cccl).
@@ -62,8 +62,11 @@ if(CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
 endif()
 
 list(TRANSFORM OPERATORS APPEND /cuda.cu OUTPUT_VARIABLE cuda_kernels)
+list(TRANSFORM CUDA_GRADIENTS APPEND /cuda_backward.cu OUTPUT_VARIABLE cuda_gradients)
+list(APPEND cuda_kernels drconv/cuda_mix.cu)
 list(TRANSFORM OPERATORS APPEND /problem.cpp OUTPUT_VARIABLE cuda_problems)
-add_library(dyndeploy_cuda SHARED ${cuda_kernels} ${cuda_problems}
+list(APPEND cuda_problems drconv/problem_mix.cpp)
+add_library(dyndeploy_cuda SHARED ${cuda_kernels} ${cuda_gradients} ${cuda_problems}
   common/cuda/architectures.cpp common/problem.cpp common/status.cpp)
 list(JOIN DYNDEPLOY_CUDA_ARCHITECTURES " " architectures)
 set_source_files_properties(common/cuda/architectures.cpp PROPERTIES

@@ -23,7 +23,7 @@ class Domains {
     OrtCustomOpDomain* made;
     DYNDEPLOY_ORT_TRY(api.CreateCustomOpDomain("dyndeploy", &made));
     OrtStatus* status = nullptr;
-    for (const auto add_op : {add_dcnv2, add_ddf, add_drconv, add_dgc})
+    for (const auto add_op : {add_dcnv2, add_ddf, add_drconv, add_drconv_mix, add_dgc})
       if (!status) status = add_op(api, made);
     if (status) {
       api.ReleaseCustomOpDomain(made);

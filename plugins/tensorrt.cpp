@@ -13,8 +13,10 @@ extern "C" DYNDEPLOY_API nvinfer1::IPluginCreatorInterface* const* getCreators(i
   using namespace dyndeploy::tensorrt;
   static Creator creators[] = {
       {dcnv2_operator(), Version::exact},  {dcnv2_operator(), Version::tf32},  {ddf_operator(), Version::exact},
-      {drconv_operator(), Version::exact}, {drconv_operator(), Version::tf32}, {dgc_operator(), Version::exact},
-      {dgc_operator(), Version::tf32},     {deform_conv_operator(), Version::exact},
+      {drconv_operator(), Version::exact}, {drconv_operator(), Version::tf32},
+      {drconv_mix_operator(), Version::exact}, {drconv_mix_operator(), Version::tf32},
+      {dgc_operator(), Version::exact},    {dgc_operator(), Version::tf32},
+      {deform_conv_operator(), Version::exact},
   };
   static const auto list = [] {
     std::array<nvinfer1::IPluginCreatorInterface*, std::size(creators)> all;

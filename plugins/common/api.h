@@ -77,7 +77,8 @@ typedef struct dyndeploy_resources {
 /* What a call of a _cuda_ function may use besides its tensors, whose data lies in device memory.
  *
  * The calling thread's current device is that of the stream. A call enqueues its kernels there and returns: it allocates
- * nothing, waits for nothing, reads nothing back, and may be captured into a CUDA graph. Two runs give the same bits.
+ * nothing, waits for nothing, reads nothing back, and may be captured into a CUDA graph. Two runs give the same bits, unless
+ * the operator says otherwise.
  */
 typedef struct dyndeploy_cuda_resources {
   uint64_t size;            /* sizeof(dyndeploy_cuda_resources) */

@@ -5,6 +5,7 @@
 //   struct Op {
 //     using Attributes = dyndeploy_op;
 //     static constexpr const char* kName = "OpType";
+//     static constexpr int kInputs = 5;  // where there are not four
 //     static constexpr int kWeight = 2;  // the input that can be packed beforehand, or kNoWeight
 //     static void read(NodeAttributes& node, Attributes& a) { node("strides", a.strides); … }
 //     static constexpr auto output = dyndeploy_op_output;
@@ -32,7 +33,15 @@ namespace dyndeploy::onnxruntime {
 
 // The oldest that has all functions used here. A newer ONNX Runtime gives it out as well.
 inline constexpr uint32_t kApiVersion = 18;
-inline constexpr int kInputs = 4;  // of every operator
+// Of an operator that does not say how many: kInputs.
+inline constexpr int kUsualInputs = 4;
+template <class Op>
+constexpr int input_count() {
+  if constexpr (requires { Op::kInputs; })
+    return Op::kInputs;
+  else
+    return kUsualInputs;
+}
 inline constexpr int kNoWeight = -1;
 
 // Return early when `expression` is not a success.
@@ -185,8 +194,8 @@ class Kernel {
   }
 
   OrtStatus* compute(OrtKernelContext* context) const {
-    dyndeploy_tensor inputs[kInputs]{};
-    for (int i = 0; i < kInputs; ++i) {
+    dyndeploy_tensor inputs[input_count<Op>()]{};
+    for (int i = 0; i < input_count<Op>(); ++i) {
       const OrtValue* value;
       DYNDEPLOY_ORT_TRY(api_.KernelContext_GetInput(context, static_cast<size_t>(i), &value));
       DYNDEPLOY_ORT_TRY(view(api_, value, inputs[i]));
@@ -252,7 +261,7 @@ struct CustomOp : OrtCustomOp {
     GetName = [](const OrtCustomOp*) { return Op::kName; };
     GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
     GetInputType = element_type;
-    GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kInputs; };
+    GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return input_count<Op>(); };
     GetInputCharacteristic = required;
     GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
     GetOutputType = element_type;
@@ -292,6 +301,7 @@ OrtStatus* add(const OrtApi& api, OrtCustomOpDomain* domain) {
 OrtStatus* add_dcnv2(const OrtApi& api, OrtCustomOpDomain* domain);
 OrtStatus* add_ddf(const OrtApi& api, OrtCustomOpDomain* domain);
 OrtStatus* add_drconv(const OrtApi& api, OrtCustomOpDomain* domain);
+OrtStatus* add_drconv_mix(const OrtApi& api, OrtCustomOpDomain* domain);
 OrtStatus* add_dgc(const OrtApi& api, OrtCustomOpDomain* domain);
 
 }  // namespace dyndeploy::onnxruntime

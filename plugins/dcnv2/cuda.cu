@@ -1,15 +1,9 @@
 // The C ABI on GPUs: checks, memory, the choice of tiles, launches. The kernels are in pack.cuh and convolve.cuh.
-#include <algorithm>
-#include <array>
-#include <atomic>
 #include <cstdlib>
-#include <numeric>
-#include <type_traits>
 
-#include "common/cuda/call.h"
 #include "dcnv2/convolve.cuh"
+#include "dcnv2/cuda.h"
 #include "dcnv2/pack.cuh"
-#include "dcnv2/problem.h"
 #include "dcnv2/tiles.h"
 
 namespace dyndeploy::dcnv2 {
@@ -20,82 +14,12 @@ using cuda::Sixteen;
 using cuda::stride_of;
 using cuda::wide;
 
-dyndeploy_status too_large(const char* what) { return cuda::too_large(kOp, what); }
-
-// Names of the kernels, for messages and reports: "dcnv2 convolve, float16, 64 x 128".
-using Name = std::array<char, 64>;
-constexpr Name name_of(const char* kernel, const char* type, int rows = 0, int columns = 0) {
-  Name name{};
-  size_t end = 0;
-  const auto add = [&](const char* text) {
-    while (*text) name[end++] = *text++;
-  };
-  const auto add_number = [&](int number) {
-    for (int power = 100; power; power /= 10)
-      if (number >= power) name[end++] = static_cast<char>('0' + number / power % 10);
-  };
-  add("dcnv2 "), add(kernel), add(", "), add(type);
-  if (rows) add(", "), add_number(rows), add(" x "), add_number(columns);
-  return name;
-}
-
-template <class Number>
-constexpr const char* kType = "float32";
-template <>
-constexpr const char* kType<cuda::float16> = "float16";
-template <>
-constexpr const char* kType<cuda::bfloat16> = "bfloat16";
-template <>
-constexpr const char* kType<cuda::tf32> = "TF32";
-
 template <class T>
 constexpr Name kPack = name_of("pack_weights", kType<T>);
-template <class T>
-constexpr Name kCopy = name_of("copy_channels_last", kType<T>);
 template <class Number, class Tile>
 constexpr Name kConvolve = name_of("convolve", kType<Number>, Tile::kRows, Tile::kColumns);
 template <class T>
 constexpr Name kAdd = name_of("add_parts", kType<T>);
-
-// --- how weights are packed: from W and the attributes that W's shape depends on, and the offset groups
-
-struct Weights {
-  DepthOrder order;
-  int64_t units;  // of all groups: channels of one lie in one group and in one offset group
-  int64_t unit_channels;
-  int64_t columns;  // of a group, padded
-  int64_t vectors;  // of sixteen bytes, of all groups
-};
-
-dyndeploy_status resolve_order(const Problem& problem, int64_t offset_group, Weights* weights) {
-  const int64_t group = problem.group, taps = problem.window.taps();
-  // Without channels there may be any number of groups.
-  weights->units = problem.C == 0 ? group : std::lcm(group, offset_group);
-  weights->unit_channels = problem.C / weights->units;
-  weights->columns = cuda::round_up(problem.group_outputs(), 8);
-  const int64_t vectors = divide_up(weights->unit_channels, wide(problem.dtype));
-  // Whole blocks and a rest, rather than blocks of one size: so a tap more is never a stage less.
-  const int64_t blocks = divide_up(taps, kBlockTaps), block_taps = std::min<int64_t>(taps, kBlockTaps);
-  const int shift = vectors % 4 == 0 ? 2 : vectors % 2 == 0 ? 1 : 0;
-  const int64_t last_taps = taps - (blocks - 1) * block_taps;
-  const int64_t units = weights->units / group;
-  const int64_t block_stages = divide_up(block_taps * vectors, cuda::kStageVectors);
-  const int64_t last_stages = divide_up(last_taps * vectors, cuda::kStageVectors);
-  const int64_t stages = units * ((blocks - 1) * block_stages + last_stages);
-  if (taps > cuda::kMostCount || stages > cuda::kMostCount / cuda::kStageVectors) return too_large("taps and channels");
-  if (weights->columns > cuda::kMostCount / cuda::kStageVectors) return too_large("outputs");
-  weights->vectors = group * stages * weights->columns * cuda::kStageVectors;
-  if (divide_up(weights->vectors, kPackThreads) > cuda::kMostCount) return too_large("blocks of weights");
-  weights->order = {.taps = static_cast<int>(taps),
-                    .block_taps = static_cast<int>(block_taps),
-                    .blocks = static_cast<int>(blocks),
-                    .units = static_cast<int>(units),
-                    .unit_vectors = static_cast<int>(vectors),
-                    .chunk_shift = shift,
-                    .block_stages = static_cast<int>(block_stages),
-                    .last_block_stages = static_cast<int>(last_stages)};
-  return DYNDEPLOY_OK;
-}
 
 // What packing needs of the attributes besides W: pack is asked before there is an X to check them with.
 dyndeploy_status resolve_packing(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* W, Problem* problem,
@@ -136,18 +60,6 @@ dyndeploy_status launch_pack(const Problem& problem, const Weights& weights, con
 
 // --- a forward
 
-// Extents in 32 bits, or a refusal.
-dyndeploy_status check_sizes(const Problem& problem, const Weights& weights) {
-  const Window& window = problem.window;
-  DYNDEPLOY_TRY(cuda::check_window(kOp, window));
-  if (problem.N == 0) return DYNDEPLOY_OK;
-  if (problem.N * problem.pixels() > cuda::kMostCount) return too_large("pixels of Y");
-  const int64_t vectors = weights.units * weights.order.unit_vectors;
-  if (problem.N * window.H * window.W > cuda::kMostCount / std::max<int64_t>(vectors, 1))
-    return too_large("vectors of X");
-  return DYNDEPLOY_OK;
-}
-
 // Whether the sampler can read X as it is: channels last, in vectors that begin at multiples of sixteen bytes and hold
 // neither channels of two units nor padding.
 bool in_place(const Problem& problem, const Weights& weights, const dyndeploy_tensor& X) {
@@ -182,14 +94,6 @@ Buffers lay_out(const Problem& problem, const Weights& weights, const dyndeploy_
                                        static_cast<int64_t>(sizeof(float)));
   return buffers;
 }
-
-// What dyndeploy_dcnv2_cuda_use asked for: tile + 1 and parts, 0 for those that the rule chooses.
-std::atomic<int> used_tile{0}, used_parts{0};
-
-// Number: float, for exact products, tf32 or T.
-template <class T, class Number, class Tile>
-using ProductOf =
-    std::conditional_t<std::is_same_v<Number, float>, cuda::FloatProduct<Tile>, cuda::TensorCoreProduct<Tile, Number>>;
 
 template <class T, class Number, class Tile>
 dyndeploy_status launch_tile(Convolution& convolution, cudaStream_t stream) {
@@ -235,41 +139,6 @@ const Variants& variants(bool tf32) {
                                  variant<4, T, T>()};
     return all;
   }
-}
-
-Sampling sampling_of(const Problem& problem, const Weights& weights, const dyndeploy_tensor* inputs,
-                     const Sixteen* copy) {
-  const Window& window = problem.window;
-  const dyndeploy_tensor &X = inputs[kX], &offset_mask = inputs[kOffsetMask];
-  const int64_t vectors = weights.units * weights.order.unit_vectors;
-  const auto stride = [&](int axis, int64_t in_copy) {
-    return static_cast<int>(copy ? in_copy : stride_of(X, axis) / wide(problem.dtype));
-  };
-  return {.x = copy ? copy : static_cast<const Sixteen*>(X.data),
-          .row_n = stride(0, window.H * window.W * vectors),
-          .row_h = stride(2, window.W * vectors),
-          .row_w = stride(3, vectors),
-          .offset_mask = offset_mask.data,
-          .n = stride_of(offset_mask, 0),
-          .c = stride_of(offset_mask, 1),
-          .h = stride_of(offset_mask, 2),
-          .w = stride_of(offset_mask, 3),
-          .H = static_cast<int>(window.H),
-          .W = static_cast<int>(window.W),
-          .pixels = static_cast<int>(problem.pixels()),
-          .width = static_cast<int>(window.Wo),
-          .rows = static_cast<int>(problem.N * problem.pixels()),
-          .kw = static_cast<int>(window.kw),
-          .stride_h = window.Ho > 1 ? static_cast<int>(window.stride_h) : 0,
-          .stride_w = window.Wo > 1 ? static_cast<int>(window.stride_w) : 0,
-          .top = static_cast<int>(window.top),
-          .left = static_cast<int>(window.left),
-          .dilation_h = window.kh > 1 ? static_cast<int>(window.dilation_h) : 0,
-          .dilation_w = window.kw > 1 ? static_cast<int>(window.dilation_w) : 0,
-          .points = static_cast<int>(problem.offset_group * window.taps()),
-          .units_of_offset_group = static_cast<int>(std::max<int64_t>(weights.units / problem.offset_group, 1)),
-          .sigmoid = problem.sigmoid,
-          .mask_scale = problem.mask_scale};
 }
 
 dyndeploy_status run(const Problem& problem, const Weights& weights, const dyndeploy_tensor* inputs,
@@ -346,29 +215,25 @@ uint64_t workspace_of(const Problem& problem, const Weights& weights, const dynd
   return workspace.bytes();
 }
 
-// All kernels.
-struct Kernels {
-  std::array<dyndeploy_cuda_kernel, 3 * (3 + 2 * kTileCount)> all;
-  int32_t count = 0;
+template <class T>
+void add_kernels(std::vector<dyndeploy_cuda_kernel>& all) {
+  all.push_back(cuda::kernel_entry(kPack<T>.data(), pack_weights<T>, kPackThreads, 0));
+  all.push_back(cuda::kernel_entry(kCopy<T>.data(), cuda::copy_channels_last<T>, cuda::kCopyThreads,
+                                   sizeof(cuda::CopyShared<T>)));
+  for (const bool tf32 : {false, true})
+    if (!tf32 || sizeof(T) == 4)
+      for (const Variant& variant : variants<T>(tf32))
+        if (variant.launch) all.push_back(variant.kernel);
+  all.push_back(cuda::kernel_entry(kAdd<T>.data(), add_parts<T>, kAddThreads, sizeof(AddShared)));
+}
 
-  Kernels() {
-    add<float>();
-    add<cuda::float16>();
-    add<cuda::bfloat16>();
-  }
-  template <class T>
-  void add() {
-    add(cuda::kernel_entry(kPack<T>.data(), pack_weights<T>, kPackThreads, 0));
-    add(cuda::kernel_entry(kCopy<T>.data(), cuda::copy_channels_last<T>, cuda::kCopyThreads,
-                           sizeof(cuda::CopyShared<T>)));
-    for (const bool tf32 : {false, true})
-      if (!tf32 || sizeof(T) == 4)
-        for (const Variant& variant : variants<T>(tf32))
-          if (variant.launch) add(variant.kernel);
-    add(cuda::kernel_entry(kAdd<T>.data(), add_parts<T>, kAddThreads, sizeof(AddShared)));
-  }
-  void add(const dyndeploy_cuda_kernel& kernel) { all[static_cast<size_t>(count++)] = kernel; }
-};
+std::vector<dyndeploy_cuda_kernel> all_kernels() {
+  std::vector<dyndeploy_cuda_kernel> all = backward_kernels();
+  add_kernels<float>(all);
+  add_kernels<cuda::float16>(all);
+  add_kernels<cuda::bfloat16>(all);
+  return all;
+}
 
 uint64_t packed_bytes_of(const Weights& weights) { return static_cast<uint64_t>(weights.vectors) * sizeof(Sixteen); }
 
@@ -439,7 +304,7 @@ dyndeploy_status dyndeploy_dcnv2_cuda_use(int32_t rows, int32_t columns, int32_t
 }
 
 int32_t dyndeploy_dcnv2_cuda_kernels(const dyndeploy_cuda_kernel** kernels) {
-  static const Kernels list;
-  *kernels = list.all.data();
-  return list.count;
+  static const std::vector<dyndeploy_cuda_kernel> list = all_kernels();
+  *kernels = list.data();
+  return static_cast<int32_t>(list.size());
 }

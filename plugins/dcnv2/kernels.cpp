@@ -29,20 +29,7 @@ dyndeploy_status resolve_backward(const dyndeploy_dcnv2* attributes, const dynde
                                   const dyndeploy_resources* resources, Problem* problem) {
   DYNDEPLOY_TRY(check_resources(kOp, resources));
   DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
-  DYNDEPLOY_TRY(check_output("the gradient of Y", *problem, gradient));
-  if (!gradients) return bad_argument("%s: gradients is NULL", kOp);
-  constexpr const char* kNames[] = {"the gradient of X", "the gradient of offset_mask", "the gradient of W",
-                                    "the gradient of B"};
-  for (int i = 0; i < 4; ++i) {
-    if (!gradients[i].data) continue;
-    const int64_t* e = inputs[i].extents;
-    if (inputs[i].rank == 1)
-      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem->dtype, {e[0]}));
-    else
-      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem->dtype, {e[0], e[1], e[2], e[3]}));
-    DYNDEPLOY_TRY(check_data(kOp, kNames[i], gradients[i]));
-  }
-  return gradients[kX].data ? check_map(kOp, kNames[kX], gradients[kX]) : DYNDEPLOY_OK;
+  return check_gradients(*problem, gradient, inputs, gradients);
 }
 
 }  // namespace

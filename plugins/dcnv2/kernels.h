@@ -85,8 +85,25 @@ DYNDEPLOY_API dyndeploy_status dyndeploy_dcnv2_cuda_forward(const dyndeploy_dcnv
                                                             const dyndeploy_tensor* output,
                                                             const dyndeploy_cuda_resources* resources);
 
+/* Gradients as dyndeploy_dcnv2_cpu_backward computes them. Those of X are summed up by atomic additions in float, in an
+ * order that may differ from run to run: their last bits may, too. All others have the same bits in every run. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dcnv2_cuda_backward_workspace(const dyndeploy_dcnv2* attributes,
+                                                                       const dyndeploy_tensor* gradient,
+                                                                       const dyndeploy_tensor inputs[4],
+                                                                       const dyndeploy_tensor gradients[4],
+                                                                       const dyndeploy_cuda_resources* resources,
+                                                                       uint64_t* bytes);
+/* In any layout. Fastest with X and the gradient of Y dense and channels last, aligned to 16 bytes, with a multiple of 16
+ * bytes of channels in each group and offset group: then they are read in place, otherwise they are copied first. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dcnv2_cuda_backward(const dyndeploy_dcnv2* attributes,
+                                                             const dyndeploy_tensor* gradient,
+                                                             const dyndeploy_tensor inputs[4],
+                                                             const dyndeploy_tensor gradients[4],
+                                                             const dyndeploy_cuda_resources* resources);
+
 /* Use tiles of `rows` pixels and `columns` outputs, and `parts` of the depth, from now on, for tests and comparisons; 0:
- * what the rule chooses. A tile that float32 does not have is passed over; parts are no more than a problem can have. */
+ * what the rule chooses. A tile that float32 does not have is passed over; parts are no more than a problem can have. A
+ * backward takes the parts only. */
 DYNDEPLOY_API dyndeploy_status dyndeploy_dcnv2_cuda_use(int32_t rows, int32_t columns, int32_t parts);
 
 /* The kernels that the functions above start, and how many there are. */

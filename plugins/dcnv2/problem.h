@@ -36,4 +36,8 @@ dyndeploy_status resolve(const dyndeploy_dcnv2* attributes, const dyndeploy_tens
 // Y, or the gradient of it.
 dyndeploy_status check_output(const char* name, const Problem& problem, const dyndeploy_tensor* output);
 
+// The gradient of Y, and those of the inputs that are wanted: whose data is not NULL.
+dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* gradient, const dyndeploy_tensor* inputs,
+                                 const dyndeploy_tensor* gradients);
+
 }  // namespace dyndeploy::dcnv2

@@ -18,6 +18,7 @@
 // read them. All is unrolled: which tap of a column meets which pixel of the strip is known to the compiler.
 //
 // DDF-Up: branches one after the other over the same tile of x; a sub-pixel's vectors go to their place in Y.
+// The gradient of X, without DDF-Up, is a filter of the gradient of Y with turned filters: x is that of Y then, y that of X.
 //
 // Cost. Memory: x and y once, the spatial filters once per block's channels; of x, 100 pixels are read from the second
 // cache for 64 of y. Instructions per element of Y, counted in the code for sm_90, of float16: 18 of arithmetic (two
@@ -57,6 +58,7 @@ struct ChannelsLast {
   int heads, head_channels, scale;
   ChannelsLastTile tile;
   Divisor chunks, all_chunks;  // tiles of channels: of a head, of all heads
+  TurnedFilters turned;
   float spatial_gain;
   bool filter_norm, relu;
 };
@@ -115,7 +117,9 @@ __device__ __forceinline__ void fill_spatial(const ChannelsLast<T>& p, ChannelsL
     const int strip = pixel / kStrip, in_strip = pixel % kStrip, row = p.tile.strips.quotient(strip);
     const int i = i0 + row, j = j0 + p.tile.strips.remainder(strip, row) * kStrip + in_strip;
     float taps[kNine] = {};
-    if (i < p.Ho && j < p.Wo) {
+    if (i < p.Ho && j < p.Wo && p.turned.taps) {
+      p.turned.read(n, head, p.H, p.W, i - p.top, j - p.left, taps);
+    } else if (i < p.Ho && j < p.Wo) {
       const T* from = p.filters.at(n, (r * p.heads + head) * kNine, i, j);
 #pragma unroll
       for (int t = 0; t < kNine; ++t) taps[t] = to_float(from[t * p.filters.c]);

@@ -1,12 +1,10 @@
 // The C ABI on GPUs: checks, memory, the choice of kernel and tiles, launches. The kernels are in the .cuh files.
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cstdlib>
 
-#include "common/cuda/call.h"
+#include "ddf/cuda.h"
 #include "ddf/kernel_list.cuh"
-#include "ddf/problem.h"
 
 namespace dyndeploy::ddf {
 namespace {
@@ -16,8 +14,6 @@ using cuda::divide_up;
 using cuda::round_up;
 using cuda::stride_of;
 
-// Of a grid along y and z.
-constexpr int64_t kMostAlong = 65535;
 // Tiles are made smaller until there are this many blocks, or nothing is left to divide: two per multiprocessor, so
 // that one loads while the other computes.
 constexpr int64_t kEnoughBlocks = 2 * cuda::kMultiprocessors;
@@ -25,18 +21,9 @@ constexpr int64_t kEnoughBlocks = 2 * cuda::kMultiprocessors;
 enum Kernel { kRule, kChannelsLast, kPlanar, kGeneral };
 
 // What dyndeploy_ddf_cuda_use asked for.
-std::atomic<int32_t> used_kernel{kRule}, used_blocks{0};
+std::atomic<int32_t> used_kernel{kRule};
 
 // --- what a call has to work on
-
-// Sample n and those behind it.
-template <class T, class Stride = int64_t>
-cuda::ddf::Map<T, Stride> map_of(const dyndeploy_tensor& t, int64_t n) {
-  const auto stride = [&](int axis) { return static_cast<Stride>(stride_of(t, axis)); };
-  // Without data there is nothing to point into.
-  T* data = static_cast<T*>(t.data);
-  return {data ? data + n * stride_of(t, 0) : data, stride_of(t, 0), stride(1), stride(2), stride(3)};
-}
 
 // Strides of a map within a sample fit 32 bits, and so does one along a row times a few.
 bool has_small_strides(const dyndeploy_tensor& t, int64_t times) {
@@ -51,35 +38,25 @@ struct Call {
   const dyndeploy_tensor& Y;
   float* channel;  // workspace
   cudaStream_t stream;
+  TurnedFilters turned{};  // for a gradient of X
 
   int64_t pixels() const { return problem.window.Ho * problem.window.Wo; }
   int64_t enough_blocks() const { return used_blocks > 0 ? used_blocks.load() : kEnoughBlocks; }
 };
+
+// Those of sample n and behind it.
+TurnedFilters turned_from(const Call& call, int64_t n) {
+  const TurnedFilters& all = call.turned;
+  return {all.taps ? all.taps + n * all.n : nullptr, all.n};
+}
 
 bool has_small_strides(const Call& call) {
   return has_small_strides(call.inputs[kX], 32) && has_small_strides(call.inputs[kSpatialFilter], kNine) &&
          has_small_strides(call.Y, 16 * call.problem.scale);
 }
 
-// Channel filters, as the kernel wants them.
-struct Layout {
-  int64_t n, branch, channel, tap;  // strides
-  int64_t padded_channels, padded_taps;
-};
-
-Layout by_taps(const Problem& problem) {
-  const int64_t pitch = round_up(problem.C, 8), branch = problem.window.taps() * pitch;
-  return {problem.branches() * branch, branch, 1, pitch, pitch, problem.window.taps()};
-}
-
 Layout by_channels(const Problem& problem) {
   return {problem.branches() * problem.C * kNinePitch, problem.C * kNinePitch, kNinePitch, 1, problem.C, kNinePitch};
-}
-
-// Enough for either layout, so that the query does not depend on which kernel will be chosen.
-int64_t channel_floats(const Problem& problem) {
-  const int64_t taps = by_taps(problem).n;
-  return problem.N * (problem.window.taps() == kNine ? std::max(taps, by_channels(problem).n) : taps);
 }
 
 // launch(first sample, samples) for all samples, as many at a time as a grid has room for.
@@ -89,21 +66,17 @@ dyndeploy_status for_samples(const Problem& problem, Launch launch) {
   return DYNDEPLOY_OK;
 }
 
-dim3 grid(int64_t x, int64_t y, int64_t z) {
-  return dim3(static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(z));
-}
-
 template <class T>
-dyndeploy_status launch_channel_filters(const Call& call, const Layout& layout) {
-  const Problem& problem = call.problem;
-  const dyndeploy_tensor &filters = call.inputs[kChannelFilter], &gains = call.inputs[kChannelGain];
+dyndeploy_status launch_channel_filters_of(const Problem& problem, const dyndeploy_tensor* inputs, const Layout& layout,
+                                           bool turned, float* to, cudaStream_t stream) {
+  const dyndeploy_tensor &filters = inputs[kChannelFilter], &gains = inputs[kChannelGain];
   return for_samples(problem, [&](int64_t n, int64_t samples) {
     const ChannelFilters parameters{.filters = static_cast<const T*>(filters.data) + n * stride_of(filters, 0),
                                     .gains = gains.data,
                                     .filter_n = stride_of(filters, 0),
                                     .filter_step = stride_of(filters, 1),
                                     .gain_step = stride_of(gains, 0),
-                                    .to = call.channel + n * layout.n,
+                                    .to = to + n * layout.n,
                                     .to_n = layout.n,
                                     .to_branch = layout.branch,
                                     .to_channel = layout.channel,
@@ -113,15 +86,22 @@ dyndeploy_status launch_channel_filters(const Call& call, const Layout& layout) 
                                     .padded = static_cast<int>(layout.padded_channels),
                                     .taps = static_cast<int>(problem.window.taps()),
                                     .padded_taps = static_cast<int>(layout.padded_taps),
-                                    .filter_norm = problem.filter_norm};
+                                    .filter_norm = problem.filter_norm,
+                                    .turned = turned};
     const cuda::Launch how{.name = kName<"make_channel_filters", T>.data(),
                            .blocks = grid(divide_up(layout.padded_channels, kChannelFilterThreads),
                                           std::min(problem.branches(), kMostAlong), samples),
                            .threads = kChannelFilterThreads,
                            .shared_bytes = 0,
-                           .stream = call.stream};
+                           .stream = stream};
     return cuda::launch(how, make_channel_filters<T>, parameters);
   });
+}
+
+template <class T>
+dyndeploy_status launch_channel_filters_of(const Call& call, const Layout& layout) {
+  const bool turned = call.turned.taps != nullptr;
+  return launch_channel_filters_of<T>(call.problem, call.inputs, layout, turned, call.channel, call.stream);
 }
 
 // --- 3 x 3 filters on channels-last maps
@@ -200,7 +180,7 @@ dyndeploy_status run_channels_last(const Call& call, const ChannelsLastCut& cut)
   const Problem& problem = call.problem;
   const Window& window = problem.window;
   const Layout layout = by_taps(problem);
-  DYNDEPLOY_TRY(launch_channel_filters<T>(call, layout));
+  DYNDEPLOY_TRY(launch_channel_filters_of<T>(call, layout));
   return for_samples(problem, [&](int64_t n, int64_t samples) {
     const ChannelsLast<T> parameters{.x = map_of<const T, int>(call.inputs[kX], n),
                                .filters = map_of<const T, int>(call.inputs[kSpatialFilter], n),
@@ -224,6 +204,7 @@ dyndeploy_status run_channels_last(const Call& call, const ChannelsLastCut& cut)
                                         .slots = Divisor::of(cut.strips * cut.vectors)},
                                .chunks = Divisor::of(cut.chunks / problem.heads),
                                .all_chunks = Divisor::of(cut.chunks),
+                               .turned = turned_from(call, n),
                                .spatial_gain = problem.spatial_gain,
                                .filter_norm = problem.filter_norm,
                                .relu = problem.relu};
@@ -274,22 +255,34 @@ bool stores_whole(const dyndeploy_tensor& Y, int64_t size) {
   return true;
 }
 
-template <class T>
-dyndeploy_status run_planar(const Call& call, const PlanarTile& tile) {
+// How run_planar shares channels and pixels among blocks.
+struct PlanarCut {
+  int64_t across, down, chunk, chunks;
+};
+
+PlanarCut planar_cut(const Call& call, const PlanarTile& tile) {
   using Tile = PlanarTile;
   const Problem& problem = call.problem;
-  const Window& window = problem.window;
-  const Layout layout = by_channels(problem);
-  const int64_t across = divide_up(window.Wo, tile.groups * Tile::kOutputs / problem.scale);
-  const int64_t down = divide_up(window.Ho, tile.rows), step = tile.lanes * Tile::kBatch;
+  const int64_t across = divide_up(problem.window.Wo, tile.groups * Tile::kOutputs / problem.scale);
+  const int64_t down = divide_up(problem.window.Ho, tile.rows), step = tile.lanes * Tile::kBatch;
   // As many chunks of channels as make enough blocks, of whole steps.
   const int64_t steps = divide_up(problem.head_channels(), step);
   const int64_t wanted = divide_up(call.enough_blocks(), across * down * problem.N * problem.heads);
   const int64_t chunk = divide_up(steps, std::min(steps, wanted)) * step;
-  const int64_t chunks = divide_up(problem.head_channels(), chunk);
-  if (chunks * problem.heads > cuda::kMostCount / across / across) return cuda::too_large(kOp, "blocks");
-  if (down > kMostAlong) return cuda::too_large(kOp, "rows of tiles");
-  DYNDEPLOY_TRY(launch_channel_filters<T>(call, layout));
+  return {across, down, chunk, divide_up(problem.head_channels(), chunk)};
+}
+
+bool takes_planar(const Problem& problem, const PlanarCut& cut) {
+  return cut.chunks * problem.heads <= cuda::kMostCount / cut.across / cut.across && cut.down <= kMostAlong;
+}
+
+template <class T>
+dyndeploy_status run_planar(const Call& call, const PlanarTile& tile, const PlanarCut& cut) {
+  const Problem& problem = call.problem;
+  const Window& window = problem.window;
+  const Layout layout = by_channels(problem);
+  const int64_t across = cut.across, chunk = cut.chunk, chunks = cut.chunks;
+  DYNDEPLOY_TRY(launch_channel_filters_of<T>(call, layout));
   return for_samples(problem, [&](int64_t n, int64_t samples) {
     const Planar<T> parameters{.x = map_of<const T, int>(call.inputs[kX], n),
                          .filters = map_of<const T, int>(call.inputs[kSpatialFilter], n),
@@ -312,9 +305,10 @@ dyndeploy_status run_planar(const Call& call, const PlanarTile& tile) {
                          .spatial_gain = problem.spatial_gain,
                          .filter_norm = problem.filter_norm,
                          .relu = problem.relu,
-                         .whole = stores_whole(call.Y, sizeof(T))};
+                         .whole = stores_whole(call.Y, sizeof(T)),
+                         .turned = turned_from(call, n)};
     const cuda::Launch how{.name = kName<"filter_planar", T>.data(),
-                           .blocks = grid(across * chunks * problem.heads, down, samples),
+                           .blocks = grid(across * chunks * problem.heads, cut.down, samples),
                            .threads = static_cast<int>(round_up(tile.rows * tile.groups * tile.lanes, cuda::kWarp)),
                            .shared_bytes = sizeof(PlanarShared),
                            .stream = call.stream};
@@ -349,7 +343,7 @@ dyndeploy_status run_general(const Call& call) {
   const int64_t chunks = divide_up(units, chunk);
   if (call.pixels() > cuda::kMostCount) return cuda::too_large(kOp, "pixels");
   if (chunks * problem.heads > kMostAlong) return cuda::too_large(kOp, "blocks of channels");
-  DYNDEPLOY_TRY(launch_channel_filters<T>(call, layout));
+  DYNDEPLOY_TRY(launch_channel_filters_of<T>(call, layout));
   return for_samples(problem, [&](int64_t n, int64_t samples) {
     const General<T> parameters{.x = map_of<const T>(call.inputs[kX], n),
                           .filters = map_of<const T>(call.inputs[kSpatialFilter], n),
@@ -394,21 +388,33 @@ dyndeploy_status run_general(const Call& call) {
   });
 }
 
+// The kernels for 3 x 3 windows, unless they cannot do it: then `done` is false.
 template <class T>
-dyndeploy_status run(const Call& call) {
+dyndeploy_status run_simple(const Call& call, bool* done) {
   const Problem& problem = call.problem;
   const int32_t used = used_kernel;
+  *done = true;
   if (is_simple(problem.window) && used != kGeneral) {
-    PlanarTile tile;
     if (used != kPlanar && has_vectors(call) && problem.head_channels() % cuda::kPerSixteen<T> == 0) {
       const ChannelsLastCut cut = channels_last_cut(call);
       if (takes_channels_last(call, cut)) return run_channels_last<T>(call, cut);
     }
+    PlanarTile tile;
     if (used != kChannelsLast && problem.scale <= 2 && is_planar(call.inputs[kX]) && is_planar(call.Y) &&
-        planar_tile(call, &tile))
-      return run_planar<T>(call, tile);
+        planar_tile(call, &tile)) {
+      const PlanarCut cut = planar_cut(call, tile);
+      if (takes_planar(problem, cut)) return run_planar<T>(call, tile, cut);
+    }
   }
-  return run_general<T>(call);
+  *done = false;
+  return DYNDEPLOY_OK;
+}
+
+template <class T>
+dyndeploy_status run(const Call& call) {
+  bool done = false;
+  DYNDEPLOY_TRY(run_simple<T>(call, &done));
+  return done ? DYNDEPLOY_OK : run_general<T>(call);
 }
 
 // --- checks
@@ -419,23 +425,60 @@ dyndeploy_status resolve_forward(const dyndeploy_ddf* attributes, const dyndeplo
   DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
   DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
   DYNDEPLOY_TRY(check_output("Y", *problem, output));
-  DYNDEPLOY_TRY(cuda::check_window(kOp, problem->window));
-  if (problem->C > cuda::kMostCoordinate) return cuda::too_large(kOp, "channels");
-  const int64_t filters = std::max<int64_t>(problem->heads, round_up(problem->C, 8) * kNinePitch);
-  if (problem->branches() * problem->window.taps() > cuda::kMostCount / std::max<int64_t>(filters, 1))
-    return cuda::too_large(kOp, "filters");
-  if (problem->scale * std::max(problem->window.Ho, problem->window.Wo) > cuda::kMostCount)
-    return cuda::too_large(kOp, "coordinates of Y");
-  return DYNDEPLOY_OK;
+  return check_sizes(*problem);
 }
 
 uint64_t workspace_of(const Problem& problem) {
   Workspace workspace;
-  workspace.take<float>(channel_floats(problem));
+  workspace.take<float>(problem.N * channel_floats(problem));
   return workspace.bytes();
 }
 
 }  // namespace
+
+dyndeploy_status check_sizes(const Problem& problem) {
+  DYNDEPLOY_TRY(cuda::check_window(kOp, problem.window));
+  if (problem.C > cuda::kMostCoordinate) return cuda::too_large(kOp, "channels");
+  const int64_t filters = std::max<int64_t>(problem.heads, round_up(problem.C, 8) * kNinePitch);
+  if (problem.branches() * problem.window.taps() > cuda::kMostCount / std::max<int64_t>(filters, 1))
+    return cuda::too_large(kOp, "filters");
+  if (problem.scale * std::max(problem.window.Ho, problem.window.Wo) > cuda::kMostCount)
+    return cuda::too_large(kOp, "coordinates of Y");
+  return DYNDEPLOY_OK;
+}
+
+int64_t channel_floats(const Problem& problem) {
+  const int64_t taps = by_taps(problem).n;
+  return problem.window.taps() == kNine ? std::max(taps, by_channels(problem).n) : taps;
+}
+
+dyndeploy_status filter_turned(const Problem& problem, const dyndeploy_tensor& gradient, const dyndeploy_tensor* inputs,
+                               const dyndeploy_tensor& to, const float* spatial, float* channel, cudaStream_t stream,
+                               bool* done) {
+  const Window& window = problem.window;
+  Problem turned = problem;
+  turned.relu = false;
+  turned.window.top = 2 - window.top;
+  turned.window.left = 2 - window.left;
+  std::swap(turned.window.H, turned.window.Ho);
+  std::swap(turned.window.W, turned.window.Wo);
+  const dyndeploy_tensor of_turned[] = {gradient, inputs[kChannelFilter], inputs[kSpatialFilter], inputs[kChannelGain]};
+  const Call call{.problem = turned,
+                  .inputs = of_turned,
+                  .Y = to,
+                  .channel = channel,
+                  .stream = stream,
+                  .turned = {spatial, problem.heads * kNine * window.Ho * window.Wo}};
+  return cuda::with_type(problem.dtype, [&](auto type) { return run_simple<decltype(type)>(call, done); });
+}
+
+dyndeploy_status launch_channel_filters(const Problem& problem, const dyndeploy_tensor* inputs, const Layout& layout,
+                                        float* to, cudaStream_t stream) {
+  return cuda::with_type(problem.dtype, [&](auto type) {
+    return launch_channel_filters_of<decltype(type)>(problem, inputs, layout, false, to, stream);
+  });
+}
+
 }  // namespace dyndeploy::ddf
 
 using namespace dyndeploy;
@@ -462,21 +505,28 @@ dyndeploy_status dyndeploy_ddf_cuda_forward(const dyndeploy_ddf* attributes, con
   const Call call{.problem = problem,
                   .inputs = inputs,
                   .Y = *output,
-                  .channel = Workspace(resources->workspace).take<float>(channel_floats(problem)),
+                  .channel = Workspace(resources->workspace).take<float>(problem.N * channel_floats(problem)),
                   .stream = static_cast<cudaStream_t>(resources->stream)};
   return cuda::with_type(problem.dtype, [&](auto type) { return run<decltype(type)>(call); });
 }
 
-dyndeploy_status dyndeploy_ddf_cuda_use(int32_t kernel, int32_t blocks) {
+dyndeploy_status dyndeploy_ddf_cuda_use(int32_t kernel, int32_t blocks, int32_t samples) {
   DYNDEPLOY_TRY(check_range(kOp, "kernel", kernel, kRule, kGeneral));
   DYNDEPLOY_TRY(check_range(kOp, "blocks", blocks, 0, cuda::kMostCount));
+  DYNDEPLOY_TRY(check_range(kOp, "samples", samples, 0, kMostAlong));
   used_kernel = kernel;
   used_blocks = blocks;
+  used_samples = samples;
   return DYNDEPLOY_OK;
 }
 
 int32_t dyndeploy_ddf_cuda_kernels(const dyndeploy_cuda_kernel** kernels) {
-  static const std::array all{kernels_of<float>(), kernels_of<cuda::float16>(), kernels_of<cuda::bfloat16>()};
-  *kernels = all.front().data();
-  return static_cast<int32_t>(all.size() * all.front().size());
+  static const std::vector<dyndeploy_cuda_kernel> list = [] {
+    std::vector<dyndeploy_cuda_kernel> all = backward_kernels();
+    for (const auto& of_type : {kernels_of<float>(), kernels_of<cuda::float16>(), kernels_of<cuda::bfloat16>()})
+      all.insert(all.end(), of_type.begin(), of_type.end());
+    return all;
+  }();
+  *kernels = list.data();
+  return static_cast<int32_t>(list.size());
 }

@@ -61,10 +61,14 @@ struct Norm {
   __device__ __forceinline__ float operator()(float tap) const { return (tap - first - mean) * factor; }
 };
 
+// Of the taps of one filter; the mean is counted from the first one.
+struct Statistics {
+  float first, mean, deviation;
+};
+
 // `tap(t)` reads a tap. It is read twice.
 template <class Tap>
-__device__ __forceinline__ Norm norm_of(bool filter_norm, float gain, int taps, Tap tap) {
-  if (!filter_norm) return {0.0f, 0.0f, gain};
+__device__ __forceinline__ Statistics statistics_of(int taps, Tap tap) {
   const float first = tap(0);
   float sum = 0.0f, squares = 0.0f;
   for (int t = 1; t < taps; ++t) sum += tap(t) - first;
@@ -73,8 +77,16 @@ __device__ __forceinline__ Norm norm_of(bool filter_norm, float gain, int taps, 
     const float centred = tap(t) - first - mean;
     squares += centred * centred;
   }
-  const float deviation = sqrtf(squares * (1.0f / static_cast<float>(taps - 1)));
-  return {first, mean, gain / (deviation + kEpsilon)};
+  return {first, mean, sqrtf(squares * (1.0f / static_cast<float>(taps - 1)))};
+}
+
+__device__ __forceinline__ Norm norm_of(const Statistics& of, float gain) {
+  return {of.first, of.mean, gain / (of.deviation + kEpsilon)};
+}
+template <class Tap>
+__device__ __forceinline__ Norm norm_of(bool filter_norm, float gain, int taps, Tap tap) {
+  if (!filter_norm) return {0.0f, 0.0f, gain};
+  return norm_of(statistics_of(taps, tap), gain);
 }
 
 // The same for nine taps in registers, in place.
@@ -95,6 +107,24 @@ __device__ __forceinline__ void normalise(bool filter_norm, float gain, float (&
 #pragma unroll
   for (int t = 0; t < kNine; ++t) taps[t] *= gain;
 }
+
+// Spatial filters as the gradient of X needs them, where y is that gradient and x that of Y: of the pixel that lies at tap t
+// of a pixel of X the tap 8 - t, with which it meets that pixel. 0 where there is none.
+struct TurnedFilters {
+  const float* taps;  // [sample][head][tap][H][W], after FilterNorm and gain; NULL: these are not turned
+  int64_t n;          // floats of a sample
+
+  // Of the taps of pixel (i, j) of X, in `head`. H, W, top, left: those of the turned problem.
+  __device__ __forceinline__ void read(int sample, int head, int H, int W, int i, int j, float (&to)[kNine]) const {
+    const float* from = taps + sample * n + static_cast<int64_t>(head) * kNine * H * W;
+#pragma unroll
+    for (int t = 0; t < kNine; ++t) {
+      const int h = i + t / 3, w = j + t % 3;
+      const bool inside = h >= 0 && h < H && w >= 0 && w < W;
+      to[t] = inside ? __ldg(from + (static_cast<int64_t>(kNine - 1 - t) * H + h) * W + w) : 0.0f;
+    }
+  }
+};
 
 // One tap of the filter: the product or the sum of the two.
 template <bool Add>
@@ -117,7 +147,7 @@ struct ChannelFilters {
   int64_t to_n, to_branch, to_channel, to_tap;  // strides in floats
   int branches, channels, padded;               // of the filters behind `channels` zeros are written
   int taps, padded_taps;                        // and behind `taps`
-  bool filter_norm;
+  bool filter_norm, turned;                     // turned: the last tap first
 };
 
 inline constexpr int kChannelFilterThreads = 64;
@@ -138,8 +168,10 @@ __global__ __launch_bounds__(kChannelFilterThreads) void make_channel_filters(Ch
     const T* filter = static_cast<const T*>(p.filters) + n * p.filter_n + index * p.filter_step;
     const T* gain = static_cast<const T*>(p.gains) + index * p.gain_step;
     const Norm norm = norm_of(p.filter_norm, 1.0f, p.taps, [&](int t) { return to_float(filter[t * p.filter_step]); });
-    for (int t = 0; t < p.taps; ++t)
-      to[t * p.to_tap] = norm(to_float(filter[t * p.filter_step])) * to_float(gain[t * p.gain_step]);
+    for (int t = 0; t < p.taps; ++t) {
+      const float tap = norm(to_float(filter[t * p.filter_step])) * to_float(gain[t * p.gain_step]);
+      to[(p.turned ? p.taps - 1 - t : t) * p.to_tap] = tap;
+    }
     for (int t = p.taps; t < p.padded_taps; ++t) to[t * p.to_tap] = 0.0f;
   }
 }

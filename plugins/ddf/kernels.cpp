@@ -6,9 +6,6 @@
 namespace dyndeploy::ddf {
 namespace {
 
-constexpr const char* kGradients[] = {"the gradient of X", "the gradient of channel_filter",
-                                      "the gradient of spatial_filter", "the gradient of channel_gain"};
-
 dyndeploy_status resolve_forward(const dyndeploy_ddf* attributes, const dyndeploy_tensor* inputs,
                                  const dyndeploy_tensor* output, const dyndeploy_resources* resources,
                                  Problem* problem) {
@@ -22,20 +19,7 @@ dyndeploy_status resolve_backward(const dyndeploy_ddf* attributes, const dyndepl
                                   const dyndeploy_resources* resources, Problem* problem) {
   DYNDEPLOY_TRY(check_resources(kOp, resources));
   DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
-  DYNDEPLOY_TRY(check_output("the gradient of Y", *problem, gradient));
-  if (!gradients) return bad_argument("%s: gradients is NULL", kOp);
-  for (int i = 0; i < 4; ++i) {
-    if (!gradients[i].data) continue;
-    const int64_t* e = inputs[i].extents;
-    if (inputs[i].rank == 1)
-      DYNDEPLOY_TRY(check_tensor(kOp, kGradients[i], gradients[i], problem->dtype, {e[0]}));
-    else if (inputs[i].rank == 2)
-      DYNDEPLOY_TRY(check_tensor(kOp, kGradients[i], gradients[i], problem->dtype, {e[0], e[1]}));
-    else
-      DYNDEPLOY_TRY(check_tensor(kOp, kGradients[i], gradients[i], problem->dtype, {e[0], e[1], e[2], e[3]}));
-    DYNDEPLOY_TRY(check_data(kOp, kGradients[i], gradients[i]));
-  }
-  return gradients[kX].data ? check_map(kOp, kGradients[kX], gradients[kX]) : DYNDEPLOY_OK;
+  return check_gradients(*problem, gradient, inputs, gradients);
 }
 
 }  // namespace

@@ -77,10 +77,28 @@ DYNDEPLOY_API dyndeploy_status dyndeploy_ddf_cuda_forward(const dyndeploy_ddf* a
                                                             const dyndeploy_tensor* output,
                                                             const dyndeploy_cuda_resources* resources);
 
-/* Choose otherwise from now on, for tests and measurements. `kernel`: 0 what is fastest, 1 not the one for dense rows,
- * 2 not the one for channels last, 3 the general one; one that cannot do a call is passed over. `blocks`: how many there
- * are to be before tiles are as large as they can be; 0: the default. Not to be called while others call. */
-DYNDEPLOY_API dyndeploy_status dyndeploy_ddf_cuda_use(int32_t kernel, int32_t blocks);
+/* Gradients as dyndeploy_ddf_cpu_backward computes them, in any layout; sums have one order, so that two runs give the same
+ * bits. Bytes of workspace: the filters and what is summed up of their gradients, in float, of as many samples at a time as
+ * fit 64 MiB each, but one always. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_ddf_cuda_backward_workspace(const dyndeploy_ddf* attributes,
+                                                                     const dyndeploy_tensor* gradient,
+                                                                     const dyndeploy_tensor inputs[4],
+                                                                     const dyndeploy_tensor gradients[4],
+                                                                     const dyndeploy_cuda_resources* resources,
+                                                                     uint64_t* bytes);
+/* Fastest with X, its gradient and that of Y channels last, with 16-byte aligned pixels and whole vectors of 16 bytes of
+ * channels in each head, or with dense rows. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_ddf_cuda_backward(const dyndeploy_ddf* attributes,
+                                                           const dyndeploy_tensor* gradient,
+                                                           const dyndeploy_tensor inputs[4],
+                                                           const dyndeploy_tensor gradients[4],
+                                                           const dyndeploy_cuda_resources* resources);
+
+/* Choose otherwise from now on, for tests and measurements. `kernel`: of the forward: 0 what is fastest, 1 not the one for dense
+ * rows, 2 not the one for channels last, 3 the general one; one that cannot do a call is passed over. `blocks`: how many
+ * there are to be before tiles are as large as they can be; `samples`: how many at a time the backward works on, at most;
+ * 0: the default. Not to be called while others call. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_ddf_cuda_use(int32_t kernel, int32_t blocks, int32_t samples);
 
 /* All kernels of this operator, for reports and tests, and how many there are. */
 DYNDEPLOY_API int32_t dyndeploy_ddf_cuda_kernels(const dyndeploy_cuda_kernel** kernels);

@@ -57,6 +57,7 @@ struct Planar {
   float spatial_gain;
   bool filter_norm, relu;
   bool whole;  // four outputs of a row are stored at once
+  TurnedFilters turned;  // see channels_last.cuh
 };
 
 // A channel of each lane, [lane][rows + 2][pitch], and behind them a number for each thread.
@@ -67,16 +68,18 @@ struct PlanarShared {
 };
 static_assert(sizeof(PlanarShared) <= kMostSharedBytes);
 
-// The spatial filters of this thread's pixels, of branch r. Pixels beyond the map get zeros.
+// The spatial filters of this thread's pixels, of a branch and head: `map`. Pixels beyond the map get zeros.
 template <int Pixels, class T>
-__device__ __forceinline__ void read_spatial(const Planar<T>& p, int n, int filter, int i, int j,
+__device__ __forceinline__ void read_spatial(const Planar<T>& p, int n, int map, int i, int j,
                                              float (&taps)[Pixels][kNine]) {
 #pragma unroll
   for (int q = 0; q < Pixels; ++q) {
 #pragma unroll
     for (int t = 0; t < kNine; ++t) taps[q][t] = 0.0f;
-    if (i < p.Ho && j + q < p.Wo) {
-      const T* from = p.filters.at(n, filter, i, j + q);
+    if (i < p.Ho && j + q < p.Wo && p.turned.taps) {
+      p.turned.read(n, map, p.H, p.W, i - p.top, j + q - p.left, taps[q]);
+    } else if (i < p.Ho && j + q < p.Wo) {
+      const T* from = p.filters.at(n, map * kNine, i, j + q);
 #pragma unroll
       for (int t = 0; t < kNine; ++t) taps[q][t] = to_float(from[t * p.filters.c]);
       normalise(p.filter_norm, p.spatial_gain, taps[q]);
@@ -184,7 +187,7 @@ __global__ __launch_bounds__(PlanarTile::kThreads, PlanarTile::blocks(Scale)) vo
     float spatial[Scale][kPixels][kNine];
 #pragma unroll
     for (int right = 0; right < Scale; ++right)
-      read_spatial<kPixels>(p, n, ((down * Scale + right) * p.heads + head) * kNine, i, j, spatial[right]);
+      read_spatial<kPixels>(p, n, (down * Scale + right) * p.heads + head, i, j, spatial[right]);
     T* y_row = p.y.at(n, begin, i * Scale + down, j * Scale);
     const float* filters = p.channel + n * p.channel_n + down * Scale * p.channel_branch + (begin + lane) * kNinePitch;
     y_row += static_cast<int64_t>(lane) * p.y.c;

@@ -56,6 +56,26 @@ dyndeploy_status check_output(const char* name, const Problem& problem, const dy
   return check_map(kOp, name, *output);
 }
 
+dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* gradient, const dyndeploy_tensor* inputs,
+                                 const dyndeploy_tensor* gradients) {
+  DYNDEPLOY_TRY(check_output("the gradient of Y", problem, gradient));
+  if (!gradients) return bad_argument("%s: gradients is NULL", kOp);
+  constexpr const char* kNames[] = {"the gradient of X", "the gradient of channel_filter",
+                                    "the gradient of spatial_filter", "the gradient of channel_gain"};
+  for (int i = 0; i < 4; ++i) {
+    if (!gradients[i].data) continue;
+    const int64_t* e = inputs[i].extents;
+    if (inputs[i].rank == 1)
+      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem.dtype, {e[0]}));
+    else if (inputs[i].rank == 2)
+      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem.dtype, {e[0], e[1]}));
+    else
+      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem.dtype, {e[0], e[1], e[2], e[3]}));
+    DYNDEPLOY_TRY(check_data(kOp, kNames[i], gradients[i]));
+  }
+  return gradients[kX].data ? check_map(kOp, kNames[kX], gradients[kX]) : DYNDEPLOY_OK;
+}
+
 }  // namespace dyndeploy::ddf
 
 using namespace dyndeploy;

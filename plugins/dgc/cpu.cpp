@@ -19,6 +19,7 @@
 #include "common/cpu/gemm.h"
 #include "common/cpu/layout.h"
 #include "dgc/cpu.h"
+#include "dgc/kept.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {
 namespace {
@@ -102,42 +103,6 @@ void pack_channels(const Problem& problem, const dyndeploy_tensor& W, int64_t he
     }
   }
 }
-
-// --- which channels are kept
-
-// A number that orders as floats do, with NaN above all, as torch.kthvalue has it.
-int32_t key_of(float v) {
-  int32_t bits;
-  std::memcpy(&bits, &v, sizeof bits);
-  return v != v ? INT32_MAX : bits ^ ((bits >> 31) & INT32_MAX);
-}
-
-float number_of(int32_t key) {
-  const int32_t bits = key ^ ((key >> 31) & INT32_MAX);
-  float v;
-  std::memcpy(&v, &bits, sizeof v);
-  return v;
-}
-
-// The rank-th smallest key, from 1. Its bits are found one after the other, from the highest: 32 rounds of counting,
-// which vectorise, and take the same time for all data.
-int32_t smallest(const int32_t* keys, int64_t count, int64_t rank) {
-  uint32_t found = uint32_t{1} << 31;  // the lowest int32_t
-  for (int bit = 31; bit >= 0; --bit) {
-    const uint32_t candidate = found + (uint32_t{1} << bit);
-    const auto limit = static_cast<int32_t>(candidate);
-    int64_t below = 0;
-    for (int64_t i = 0; i < count; ++i) below += keys[i] < limit;
-    if (below < rank) found = candidate;
-  }
-  return static_cast<int32_t>(found);
-}
-
-struct Kept {
-  int64_t count;
-  const int32_t* channels;
-  const float* gates;
-};
 
 // --- tiles
 
@@ -239,7 +204,7 @@ class Forward {
         b_(problem, plan_, resources, workspace_) {}
 
   void run() {
-    in_parallel(problem_.N * problem_.heads, [&](int, int64_t index) { choose(index); });
+    in_parallel(problem_.N * problem_.heads, [&](int, int64_t index) { choose_channels(index); });
     weights_ = b_.packed;
     if (resources_->packed)
       weights_ = reinterpret_cast<const float*>(static_cast<const Header*>(resources_->packed) + 1);
@@ -260,28 +225,12 @@ class Forward {
   }
 
   // `index`: sample * heads + head.
-  void choose(int64_t index) {
-    const int64_t C = problem_.C;
+  void choose_channels(int64_t index) {
     const dyndeploy_tensor& saliency = inputs_[kSaliency];
     const T* from = static_cast<const T*>(saliency.data) + index / problem_.heads * saliency.strides[0] +
-                    index % problem_.heads * C * saliency.strides[1];
-    // The keys stand where the channels will.
-    int32_t* channels = b_.channels + index * C;
-    float* gates = b_.gates + index * C;
-    for (int64_t c = 0; c < C; ++c) gates[c] = to_float(from[c * saliency.strides[1]]);
-    float limit = problem_.threshold;
-    if (problem_.inactive > 0) {
-      for (int64_t c = 0; c < C; ++c) channels[c] = key_of(gates[c]);
-      limit = number_of(smallest(channels, C, problem_.inactive));
-    }
-    int64_t count = 0;
-    for (int64_t c = 0; c < C; ++c) {
-      const float gate = gates[c];
-      channels[count] = static_cast<int32_t>(c);
-      gates[count] = gate;
-      count += problem_.inactive == 0 || !(gate <= limit);
-    }
-    b_.counts[index] = count;
+                    index % problem_.heads * problem_.C * saliency.strides[1];
+    b_.counts[index] =
+        choose(problem_, from, saliency.strides[1], b_.channels + index * problem_.C, b_.gates + index * problem_.C);
   }
 
   Kept kept(int64_t n, int64_t head) const {
@@ -350,40 +299,12 @@ class Forward {
           std::fill(row, row + begin * k.count, 0.0f);
           if (begin < end) {
             const int64_t step = end - begin > 1 ? w.by * x_.w : 0;
-            compress_pixels(x_.at(n, 0, ih, iw + begin * w.by), step, end - begin, k, row + begin * k.count);
+            compress_pixels<true>(x_.at(n, 0, ih, iw + begin * w.by), x_.c, step, end - begin, k,
+                                  row + begin * k.count, k.count);
           }
           std::fill(row + std::max(begin, end) * k.count, row + used_w * k.count, 0.0f);
         }
       }
-  }
-
-  // [pixel][kept] from pixels that lie `step` elements apart. Blocks of pixels share the look at channels and gates;
-  // their size keeps the lines that a block reads in the first cache until it has read all of them.
-  void compress_pixels(const T* from, int64_t step, int64_t pixels, const Kept& k, float* to) const {
-    int64_t p = 0;
-    if (x_.c != 1)
-      for (; p + 16 <= pixels; p += 16) compress_block<16>(from + p * step, step, k, to + p * k.count);
-    for (; p + 4 <= pixels; p += 4) compress_block<4>(from + p * step, step, k, to + p * k.count);
-    for (; p < pixels; ++p) compress_block<1>(from + p * step, step, k, to + p * k.count);
-  }
-
-  template <int Pixels>
-  void compress_block(const T* from, int64_t step, const Kept& k, float* to) const {
-    int64_t i = 0;
-    for (; i + 4 <= k.count; i += 4) {
-      const T* x[] = {from + k.channels[i] * x_.c, from + k.channels[i + 1] * x_.c, from + k.channels[i + 2] * x_.c,
-                      from + k.channels[i + 3] * x_.c};
-      const auto gates = load<4>(k.gates + i);
-      for (int p = 0; p < Pixels; ++p) {
-        const int64_t at = p * step;
-        store<4>(to + p * k.count + i,
-                 Floats<4>{to_float(x[0][at]), to_float(x[1][at]), to_float(x[2][at]), to_float(x[3][at])} * gates);
-      }
-    }
-    for (; i < k.count; ++i) {
-      const T* x = from + k.channels[i] * x_.c;
-      for (int p = 0; p < Pixels; ++p) to[p * k.count + i] = to_float(x[p * step]) * k.gates[i];
-    }
   }
 
   // Sums begin as the bias of outputs first, first + 1, …

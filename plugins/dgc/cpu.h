@@ -16,4 +16,10 @@ DYNDEPLOY_DECLARE(uint64_t dgc_forward_workspace(const dgc::Problem& problem, co
 DYNDEPLOY_DECLARE(void dgc_forward(const dgc::Problem& problem, const dyndeploy_tensor* inputs,
                                    const dyndeploy_tensor& Y, const dyndeploy_resources* resources))
 
+DYNDEPLOY_DECLARE(uint64_t dgc_backward_workspace(const dgc::Problem& problem, const dyndeploy_tensor* gradients,
+                                                  const dyndeploy_resources* resources))
+DYNDEPLOY_DECLARE(void dgc_backward(const dgc::Problem& problem, const dyndeploy_tensor& gradient,
+                                    const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients,
+                                    const dyndeploy_resources* resources))
+
 }  // namespace dyndeploy

@@ -1,12 +1,10 @@
 // The C ABI on GPUs: checks, memory, the choice of tiles, launches. The kernels are in keep.cuh and convolve.cuh.
 #include <algorithm>
 
-#include "common/cuda/call.h"
 #include "dgc/convolve.cuh"
-#include "dgc/problem.h"
+#include "dgc/prepare.h"
 
 namespace dyndeploy::dgc {
-namespace {
 
 using cuda::divide_up;
 using cuda::kMostCount;
@@ -15,12 +13,15 @@ using cuda::stride_of;
 using cuda::wide;
 
 // What W's shape and the attributes say of packed weights.
-int64_t weight_vectors(const Problem& problem) {  // of a head's outputs
+int64_t weight_vectors(const Problem& problem) {
   return divide_up(problem.head_outputs(), wide(problem.dtype));
 }
 int64_t packed_vectors(const Problem& problem) {
   return problem.heads * problem.C * problem.window.taps() * weight_vectors(problem);
 }
+
+namespace {
+
 uint64_t packed_bytes_of(const Problem& problem) { return static_cast<uint64_t>(packed_vectors(problem)) * sizeof(Sixteen); }
 
 dyndeploy_status check_weights(const Problem& problem) {
@@ -28,6 +29,8 @@ dyndeploy_status check_weights(const Problem& problem) {
     return cuda::too_large(kOp, "taps, channels and outputs");
   return packed_vectors(problem) > kMostCount * kPackThreads ? cuda::too_large(kOp, "blocks of weights") : DYNDEPLOY_OK;
 }
+
+}  // namespace
 
 dyndeploy_status launch_pack(const Problem& problem, const dyndeploy_tensor& W, void* packed, cudaStream_t stream) {
   const Packing packing{.weights = W.data,
@@ -53,7 +56,6 @@ dyndeploy_status launch_pack(const Problem& problem, const dyndeploy_tensor& W, 
 
 // --- a forward
 
-// Channels that a head can keep, and as many as its copy of X has room for.
 int64_t room(const Problem& problem) {
   return std::max<int64_t>(problem.C - std::max<int64_t>(problem.inactive, 0), 1);
 }
@@ -68,10 +70,12 @@ dyndeploy_status check_sizes(const Problem& problem) {
   const int64_t heads = problem.N * problem.heads;
   if (heads > kMostCount / most_kept(problem)) return cuda::too_large(kOp, "samples and heads");
   const int64_t tiles = std::max(divide_up(of_y, 64) * divide_up(problem.head_outputs(), 64),
-                                 divide_up(of_x, kCompressPixels) *
-                                     divide_up(most_kept(problem) / wide(problem.dtype), kCompressVectors));
+                                 divide_up(of_x, cuda::kCopyPixels) *
+                                     divide_up(most_kept(problem) / wide(problem.dtype), cuda::kCopyVectors));
   return tiles > kMostCount / std::max<int64_t>(heads, 1) ? cuda::too_large(kOp, "tiles") : DYNDEPLOY_OK;
 }
+
+namespace {
 
 struct Buffers {
   Sixteen* packed = nullptr;
@@ -87,6 +91,7 @@ Buffers lay_out(const Problem& problem, bool pack, Workspace& workspace) {
   buffers.kept = {.counts = workspace.take<int>(heads),
                   .channels = workspace.take<int>(heads * most),
                   .gates = workspace.take<float>(heads * most),
+                  .places = nullptr,
                   .most = static_cast<int>(most)};
   return buffers;
 }
@@ -96,6 +101,8 @@ uint64_t workspace_of(const Problem& problem, const dyndeploy_cuda_resources& re
   lay_out(problem, !resources.packed, workspace);
   return workspace.bytes();
 }
+
+}  // namespace
 
 dyndeploy_status launch_keep(const Problem& problem, const dyndeploy_tensor& saliency, const Kept& kept,
                              cudaStream_t stream) {
@@ -116,33 +123,50 @@ dyndeploy_status launch_keep(const Problem& problem, const dyndeploy_tensor& sal
   return cuda::with_type(problem.dtype, [&](auto type) { return cuda::launch(how, keep<decltype(type)>, keeping); });
 }
 
-dyndeploy_status launch_compress(const Problem& problem, const dyndeploy_tensor& X, const Buffers& buffers,
+dyndeploy_status launch_compress(const Problem& problem, const dyndeploy_tensor& X, const Kept& kept, Sixteen* rows,
                                  cudaStream_t stream) {
-  const int64_t pixels = problem.window.H * problem.window.W, vectors = most_kept(problem) / wide(problem.dtype);
-  const Compressing compressing{.x = X.data,
-                                .n = stride_of(X, 0),
-                                .c = stride_of(X, 1),
-                                .h = stride_of(X, 2),
-                                .w = stride_of(X, 3),
-                                .heads = static_cast<int>(problem.heads),
-                                .pixels = static_cast<int>(pixels),
-                                .width = static_cast<int>(problem.window.W),
-                                .pixel_tiles = static_cast<int>(divide_up(pixels, kCompressPixels)),
-                                .vector_tiles = static_cast<int>(divide_up(vectors, kCompressVectors)),
-                                .kept = buffers.kept,
-                                .rows = buffers.x};
-  const int64_t blocks =
-      problem.N * problem.heads * int64_t{compressing.pixel_tiles} * int64_t{compressing.vector_tiles};
+  if (elements(X) == 0) return DYNDEPLOY_OK;
+  const int64_t pixels = problem.window.H * problem.window.W, size = wide(problem.dtype);
+  const int64_t row_vectors = std::max<int64_t>(divide_up(problem.C, size), 1);
+  constexpr int64_t kMostPixels = 64, kVectors = sizeof(RowsShared) / sizeof(Sixteen);
+  const int64_t row_pixels = std::min(kMostPixels, kVectors / row_vectors);
+  // One read for all heads, where channels lie side by side and fit.
+  const bool by_rows = channels_last(X) && problem.heads > 1 && row_pixels > 0 &&
+                       problem.N * divide_up(pixels, std::max<int64_t>(row_pixels, 1)) <= kMostCount;
+  Compressing compressing{.x = X.data,
+                          .n = stride_of(X, 0),
+                          .c = problem.C > 1 ? stride_of(X, 1) : 1,
+                          .h = stride_of(X, 2),
+                          .w = stride_of(X, 3),
+                          .heads = static_cast<int>(problem.heads),
+                          .C = static_cast<int>(problem.C),
+                          .pixels = static_cast<int>(pixels),
+                          .width = static_cast<int>(problem.window.W),
+                          .pixel_tiles = static_cast<int>(divide_up(pixels, by_rows ? row_pixels : cuda::kCopyPixels)),
+                          .vector_tiles = static_cast<int>(divide_up(most_kept(problem) / size, cuda::kCopyVectors)),
+                          .row_pixels = static_cast<int>(row_pixels),
+                          .row_vectors = static_cast<int>(row_vectors),
+                          .vectors = cuda::has_vectors(X) && problem.C % size == 0,
+                          .kept = kept,
+                          .rows = rows};
+  const int64_t tiles = problem.N * int64_t{compressing.pixel_tiles};
   return cuda::with_type(problem.dtype, [&](auto type) {
     using T = decltype(type);
-    const cuda::Launch how{.name = "dgc compress",
-                           .blocks = dim3(static_cast<unsigned>(blocks)),
-                           .threads = kCompressThreads,
-                           .shared_bytes = sizeof(CompressShared<T>),
-                           .stream = stream};
-    return cuda::launch(how, compress<T>, compressing);
+    cuda::Launch how{.name = "dgc compress",
+                     .blocks = dim3(static_cast<unsigned>(tiles * problem.heads * compressing.vector_tiles)),
+                     .threads = cuda::kCopyThreads,
+                     .shared_bytes = sizeof(CompressShared<T>),
+                     .stream = stream};
+    if (!by_rows) return cuda::launch(how, compress<T>, compressing);
+    how.name = "dgc compress_rows";
+    how.blocks = dim3(static_cast<unsigned>(tiles));
+    how.threads = kRowsThreads;
+    how.shared_bytes = sizeof(RowsShared);
+    return cuda::launch(how, compress_rows<T>, compressing);
   });
 }
+
+namespace {
 
 using SmallTile = cuda::Tile<64, 64, 2, 2, 4>;
 using TallTile = cuda::Tile<128, 64, 4, 2, 2>;
@@ -206,7 +230,7 @@ dyndeploy_status run(const Problem& problem, const dyndeploy_tensor* inputs, con
     packed = buffers.packed;
   }
   DYNDEPLOY_TRY(launch_keep(problem, inputs[kSaliency], buffers.kept, stream));
-  DYNDEPLOY_TRY(launch_compress(problem, inputs[kX], buffers, stream));
+  DYNDEPLOY_TRY(launch_compress(problem, inputs[kX], buffers.kept, buffers.x, stream));
 
   cuda::Output output = cuda::output_of(Y, inputs[kB], problem.relu);
   const int64_t head = problem.shuffle ? output.c : output.c * problem.head_outputs();
@@ -303,27 +327,34 @@ int32_t dyndeploy_dgc_cuda_kernels(const dyndeploy_cuda_kernel** kernels) {
   using cuda::bfloat16;
   using cuda::float16;
   using cuda::kernel_entry;
-  static const dyndeploy_cuda_kernel all[] = {
-      kernel_entry("pack_weights, float32", pack_weights<float>, kPackThreads, 0),
-      kernel_entry("pack_weights, float16", pack_weights<float16>, kPackThreads, 0),
-      kernel_entry("pack_weights, bfloat16", pack_weights<bfloat16>, kPackThreads, 0),
-      kernel_entry("keep, float32", keep<float>, kKeepThreads, sizeof(KeepShared)),
-      kernel_entry("keep, float16", keep<float16>, kKeepThreads, sizeof(KeepShared)),
-      kernel_entry("keep, bfloat16", keep<bfloat16>, kKeepThreads, sizeof(KeepShared)),
-      kernel_entry("compress, float32", compress<float>, kCompressThreads, sizeof(CompressShared<float>)),
-      kernel_entry("compress, float16", compress<float16>, kCompressThreads, sizeof(CompressShared<float16>)),
-      kernel_entry("compress, bfloat16", compress<bfloat16>, kCompressThreads, sizeof(CompressShared<bfloat16>)),
-      convolve_entry<float, SmallTile, ExactProduct<SmallTile>>("convolve, float32, 64 x 64"),
-      convolve_entry<float, TallTile, ExactProduct<TallTile>>("convolve, float32, 128 x 64"),
-      convolve_entry<float, SmallTile, Tf32Product<SmallTile>>("convolve, TF32, 64 x 64"),
-      convolve_entry<float, TallTile, Tf32Product<TallTile>>("convolve, TF32, 128 x 64"),
-      convolve_entry<float16, SmallTile, HalfProduct<float16, SmallTile>>("convolve, float16, 64 x 64"),
-      convolve_entry<float16, TallTile, HalfProduct<float16, TallTile>>("convolve, float16, 128 x 64"),
-      convolve_entry<float16, LargeTile, HalfProduct<float16, LargeTile>>("convolve, float16, 128 x 128"),
-      convolve_entry<bfloat16, SmallTile, HalfProduct<bfloat16, SmallTile>>("convolve, bfloat16, 64 x 64"),
-      convolve_entry<bfloat16, TallTile, HalfProduct<bfloat16, TallTile>>("convolve, bfloat16, 128 x 64"),
-      convolve_entry<bfloat16, LargeTile, HalfProduct<bfloat16, LargeTile>>("convolve, bfloat16, 128 x 128"),
-  };
-  *kernels = all;
-  return sizeof(all) / sizeof(all[0]);
+  static const std::vector<dyndeploy_cuda_kernel> all = [] {
+    std::vector<dyndeploy_cuda_kernel> kernels = {
+        kernel_entry("pack_weights, float32", pack_weights<float>, kPackThreads, 0),
+        kernel_entry("pack_weights, float16", pack_weights<float16>, kPackThreads, 0),
+        kernel_entry("pack_weights, bfloat16", pack_weights<bfloat16>, kPackThreads, 0),
+        kernel_entry("keep, float32", keep<float>, kKeepThreads, sizeof(KeepShared)),
+        kernel_entry("keep, float16", keep<float16>, kKeepThreads, sizeof(KeepShared)),
+        kernel_entry("keep, bfloat16", keep<bfloat16>, kKeepThreads, sizeof(KeepShared)),
+        kernel_entry("compress, float32", compress<float>, cuda::kCopyThreads, sizeof(CompressShared<float>)),
+        kernel_entry("compress, float16", compress<float16>, cuda::kCopyThreads, sizeof(CompressShared<float16>)),
+        kernel_entry("compress, bfloat16", compress<bfloat16>, cuda::kCopyThreads, sizeof(CompressShared<bfloat16>)),
+        kernel_entry("compress_rows, float32", compress_rows<float>, kRowsThreads, sizeof(RowsShared)),
+        kernel_entry("compress_rows, float16", compress_rows<float16>, kRowsThreads, sizeof(RowsShared)),
+        kernel_entry("compress_rows, bfloat16", compress_rows<bfloat16>, kRowsThreads, sizeof(RowsShared)),
+        convolve_entry<float, SmallTile, ExactProduct<SmallTile>>("convolve, float32, 64 x 64"),
+        convolve_entry<float, TallTile, ExactProduct<TallTile>>("convolve, float32, 128 x 64"),
+        convolve_entry<float, SmallTile, Tf32Product<SmallTile>>("convolve, TF32, 64 x 64"),
+        convolve_entry<float, TallTile, Tf32Product<TallTile>>("convolve, TF32, 128 x 64"),
+        convolve_entry<float16, SmallTile, HalfProduct<float16, SmallTile>>("convolve, float16, 64 x 64"),
+        convolve_entry<float16, TallTile, HalfProduct<float16, TallTile>>("convolve, float16, 128 x 64"),
+        convolve_entry<float16, LargeTile, HalfProduct<float16, LargeTile>>("convolve, float16, 128 x 128"),
+        convolve_entry<bfloat16, SmallTile, HalfProduct<bfloat16, SmallTile>>("convolve, bfloat16, 64 x 64"),
+        convolve_entry<bfloat16, TallTile, HalfProduct<bfloat16, TallTile>>("convolve, bfloat16, 128 x 64"),
+        convolve_entry<bfloat16, LargeTile, HalfProduct<bfloat16, LargeTile>>("convolve, bfloat16, 128 x 128"),
+    };
+    for (const dyndeploy_cuda_kernel& kernel : backward_kernels()) kernels.push_back(kernel);
+    return kernels;
+  }();
+  *kernels = all.data();
+  return static_cast<int32_t>(all.size());
 }

@@ -3,17 +3,19 @@
 //   keep      per (sample, head): the limit below which channels are dropped, found digit by digit (radix selection: a
 //             histogram of 256 per digit of 8 bits, highest first), then the channels above it in their order, and their
 //             gates. They stay on the GPU, and so does their number
-//   compress  X, in any layout, times the gates, to [sample][head][pixel of X][kept channels], padded to whole vectors of
-//             sixteen bytes with zeros: rows that the taps of the product read as they are
+//   compress  X, in any layout, times the gates, to [sample][head][pixel of X][kept channels], padded to whole vectors
+//             of sixteen bytes with zeros: rows that the taps of the product read as they are. In planes, a block per
+//             head reads those that it keeps; channels last, where any of them costs all, a block makes all heads' rows
+//             of one read
 //
 // A head keeps C - inactive channels at most (ties drop more), which is what the workspace has room for. Only where the limit is
 // a NaN are all kept; one of them then says it all, since every output whose window has a pixel is NaN: the NaNs come first.
 //
-// Cost: keep reads the saliency five times, from the first cache; compress reads what is kept of X once per head, and
-// writes it. With a quarter kept by each of four heads that is X twice.
+// Cost: keep reads the saliency five times, from the first cache; compress reads what is kept of X once per head, or X
+// once, and writes it. With a quarter kept by each of four heads that is X twice.
 #pragma once
 
-#include "common/cuda/dtype.cuh"
+#include "common/cuda/channels_last.cuh"
 #include "common/cuda/scan.cuh"
 
 namespace dyndeploy::dgc {
@@ -25,6 +27,7 @@ struct Kept {
   int* counts;
   int* channels;  // [most]; after the last one kNoChannel up to a whole vector
   float* gates;   // [most]
+  int* places;    // [C]: where a channel is among these, or kNoChannel; may be NULL
   int most;       // a multiple of the vector
 };
 
@@ -102,10 +105,12 @@ __global__ void __launch_bounds__(kKeepThreads) keep(const Keeping p) {
     const bool kept = c < p.C && (only_nan ? v != v : p.inactive == 0 || !(v <= limit));
     int all = 0;
     const int at = count + cuda::sum_up_to(shared.scan, kept ? 1 : 0, all) - 1;
-    if (kept && at < p.room) {
+    const bool there = kept && at < p.room;
+    if (there) {
       p.kept.channels[begin + at] = c;
       p.kept.gates[begin + at] = v;
     }
+    if (p.kept.places && c < p.C) p.kept.places[static_cast<int64_t>(index) * p.C + c] = there ? at : kNoChannel;
     count += all;
   }
   count = min(count, p.room);
@@ -117,83 +122,113 @@ __global__ void __launch_bounds__(kKeepThreads) keep(const Keeping p) {
 struct Compressing {
   const void* x;
   int64_t n, c, h, w;  // strides in elements
-  int heads;
-  int pixels, width;             // of X
-  int pixel_tiles, vector_tiles;  // of a (sample, head)
+  int heads, C;
+  int pixels, width;  // of X
+  int pixel_tiles;    // of a sample
+  int vector_tiles;   // of compress: of a (sample, head)
+  // Of compress_rows: pixels of a block, vectors of one of them, and whether X can be read in them.
+  int row_pixels, row_vectors;
+  bool vectors;
   Kept kept;
   cuda::Sixteen* rows;  // [sample][head][pixel][kept.most]
 };
 
-inline constexpr int kCompressThreads = 256, kCompressPixels = 32, kCompressVectors = 8;
-
 template <class T>
 struct CompressShared {
-  int channels[kCompressVectors * cuda::kPerSixteen<T>];
-  float gates[kCompressVectors * cuda::kPerSixteen<T>];
-  // One more than a row has, so that neither pixels nor channels in sequence meet in a bank.
-  float values[kCompressVectors * cuda::kPerSixteen<T>][kCompressPixels + 1];
+  int channels[cuda::kCopyVectors * cuda::kPerSixteen<T>];
+  float gates[cuda::kCopyVectors * cuda::kPerSixteen<T>];
+  cuda::CopyShared<T> tile;
 };
 
-// A block: kCompressPixels pixels of a (sample, head), kCompressVectors vectors of its kept channels.
+// A block: kCopyPixels pixels of a (sample, head), kCopyVectors vectors of its kept channels.
 template <class T>
-__global__ void __launch_bounds__(kCompressThreads) compress(const Compressing p) {
-  constexpr int kWide = cuda::kPerSixteen<T>, kChannels = kCompressVectors * kWide;
+__global__ void __launch_bounds__(cuda::kCopyThreads) compress(const Compressing p) {
+  constexpr int kWide = cuda::kPerSixteen<T>;
   auto& shared = cuda::shared_memory<CompressShared<T>>();
   int index = static_cast<int>(blockIdx.x);
-  const int first_pixel = index % p.pixel_tiles * kCompressPixels;
+  const int first_pixel = index % p.pixel_tiles * cuda::kCopyPixels;
   index /= p.pixel_tiles;
-  const int first_vector = index % p.vector_tiles * kCompressVectors;
+  const int first_vector = index % p.vector_tiles * cuda::kCopyVectors;
   index /= p.vector_tiles;
   // Vectors that hold kept channels; the others are not read by anybody.
-  const int vectors = min((p.kept.counts[index] + kWide - 1) / kWide - first_vector, kCompressVectors);
+  const int vectors = min((p.kept.counts[index] + kWide - 1) / kWide - first_vector, cuda::kCopyVectors);
   if (vectors <= 0) return;
-  for (int i = static_cast<int>(threadIdx.x); i < vectors * kWide; i += kCompressThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < cuda::kCopyVectors * kWide; i += cuda::kCopyThreads) {
     const int64_t at = static_cast<int64_t>(index) * p.kept.most + first_vector * kWide + i;
-    const int channel = p.kept.channels[at];
+    const int channel = i < vectors * kWide ? p.kept.channels[at] : kNoChannel;
     shared.channels[i] = channel;
-    shared.gates[i] = channel == kNoChannel ? 0.0f : p.kept.gates[at];
+    if (channel != kNoChannel) shared.gates[i] = p.kept.gates[at];
   }
   __syncthreads();
-  const T* x = static_cast<const T*>(p.x) + index / p.heads * p.n;
-  // As in channels_last.cuh: a thread has one pixel and some channels, or the other way round.
-  constexpr int kLoads = kChannels * kCompressPixels / kCompressThreads;
-  const bool channels_first = p.c == 1;
-  const int tid = static_cast<int>(threadIdx.x);
-  const int channel = channels_first ? tid % kChannels : tid / kCompressPixels;
-  const int pixel = channels_first ? tid / kChannels : tid % kCompressPixels;
-  const int channel_step = channels_first ? 0 : kCompressThreads / kCompressPixels;
-  const int pixel_step = channels_first ? kCompressThreads / kChannels : 0;
+  // What is dropped is not multiplied by 0: a NaN there stays where it is.
+  cuda::read_tile(
+      shared.tile, static_cast<const T*>(p.x) + index / p.heads * p.n, p.c == 1, p.h, p.w, first_pixel, p.pixels, p.width,
+      [&](int c) -> int64_t { return shared.channels[c] == kNoChannel ? -1 : shared.channels[c] * p.c; },
+      [&](int c, float v) { return shared.gates[c] * v; });
+  const int of_pixel = p.kept.most / kWide;
+  cuda::write_tile(shared.tile, p.pixels - first_pixel, vectors,
+                   p.rows + (static_cast<int64_t>(index) * p.pixels + first_pixel) * of_pixel + first_vector, of_pixel);
+}
+
+inline constexpr int kRowsThreads = 256;
+
+// Some pixels of X, all channels of each.
+struct RowsShared {
+  cuda::Sixteen x[2048];
+};
+
+// A block: p.row_pixels pixels of a sample, channels last, for all heads.
+template <class T>
+__global__ void __launch_bounds__(kRowsThreads) compress_rows(const Compressing p) {
+  constexpr int kWide = cuda::kPerSixteen<T>;
+  auto& shared = cuda::shared_memory<RowsShared>();
+  T* const values = reinterpret_cast<T*>(shared.x);
+  const int n = static_cast<int>(blockIdx.x) / p.pixel_tiles;
+  const int first = (static_cast<int>(blockIdx.x) - n * p.pixel_tiles) * p.row_pixels;
+  const int pixels = min(p.row_pixels, p.pixels - first), pitch = p.row_vectors * kWide;
+  const T* x = static_cast<const T*>(p.x) + n * p.n;
   const auto place_of_pixel = [&](int of_tile) -> int64_t {
-    const int all = first_pixel + of_tile, row = all / p.width;
+    const int all = first + of_tile, row = all / p.width;
     return row * p.h + (all - row * p.width) * p.w;
   };
-  const int64_t own_pixel = place_of_pixel(pixel);
-  T values[kLoads];
-#pragma unroll
-  for (int i = 0; i < kLoads; ++i) {
-    const int of_tile = channel + i * channel_step;
-    const int c = of_tile < vectors * kWide ? shared.channels[of_tile] : kNoChannel;
-    const int64_t of_pixel = pixel_step ? place_of_pixel(pixel + i * pixel_step) : own_pixel;
-    values[i] = T{};
-    if (c != kNoChannel && first_pixel + pixel + i * pixel_step < p.pixels) values[i] = x[c * p.c + of_pixel];
-  }
-#pragma unroll
-  for (int i = 0; i < kLoads; ++i) {
-    const int of_tile = channel + i * channel_step;
-    // What is dropped is not multiplied by 0: a NaN there stays where it is.
-    const bool there = of_tile < vectors * kWide && shared.channels[of_tile] != kNoChannel;
-    shared.values[of_tile][pixel + i * pixel_step] = there ? shared.gates[of_tile] * cuda::to_float(values[i]) : 0.0f;
+  const int tid = static_cast<int>(threadIdx.x);
+  if (p.vectors) {
+    for (int i = tid; i < pixels * p.row_vectors; i += kRowsThreads) {
+      const int pixel = i / p.row_vectors, vector = i - pixel * p.row_vectors;
+      shared.x[i] = cuda::load_sixteen(x + place_of_pixel(pixel) + vector * kWide);
+    }
+  } else {
+    for (int i = tid; i < pixels * p.C; i += kRowsThreads) {
+      const int pixel = i / p.C, c = i - pixel * p.C;
+      values[pixel * pitch + c] = x[place_of_pixel(pixel) + c];
+    }
   }
   __syncthreads();
   const int of_pixel = p.kept.most / kWide;
-  for (int i = static_cast<int>(threadIdx.x); i < kCompressPixels * kCompressVectors; i += kCompressThreads) {
-    const int vector = i % kCompressVectors, pixel = i / kCompressVectors;
-    if (vector >= vectors || first_pixel + pixel >= p.pixels) continue;
-    float values[kWide];
+  for (int head = 0; head < p.heads; ++head) {
+    const int64_t index = static_cast<int64_t>(n) * p.heads + head;
+    const int vectors = (p.kept.counts[index] + kWide - 1) / kWide;
+    cuda::Sixteen* rows = p.rows + (index * p.pixels + first) * of_pixel;
+    // A thread has one vector, whose channels it looks up once, of some pixels.
+    const int at_once = vectors < kRowsThreads ? vectors : kRowsThreads;
+    for (int begin = 0; begin < vectors; begin += kRowsThreads) {
+      const int vector = begin + tid % at_once;
+      if (tid >= kRowsThreads / at_once * at_once || vector >= vectors) continue;
+      int channels[kWide];
+      float gates[kWide];
 #pragma unroll
-    for (int k = 0; k < kWide; ++k) values[k] = shared.values[vector * kWide + k][pixel];
-    const int64_t at = static_cast<int64_t>(index) * p.pixels + first_pixel + pixel;
-    store_sixteen(p.rows + at * of_pixel + first_vector + vector, cuda::pack<T>(values));
+      for (int k = 0; k < kWide; ++k) {
+        channels[k] = p.kept.channels[index * p.kept.most + vector * kWide + k];
+        gates[k] = channels[k] == kNoChannel ? 0.0f : p.kept.gates[index * p.kept.most + vector * kWide + k];
+      }
+      for (int pixel = tid / at_once; pixel < pixels; pixel += kRowsThreads / at_once) {
+        float gated[kWide];
+#pragma unroll
+        for (int k = 0; k < kWide; ++k)
+          gated[k] = channels[k] == kNoChannel ? 0.0f : gates[k] * cuda::to_float(values[pixel * pitch + channels[k]]);
+        store_sixteen(rows + static_cast<int64_t>(pixel) * of_pixel + vector, cuda::pack<T>(gated));
+      }
+    }
   }
 }
 

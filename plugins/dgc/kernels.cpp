@@ -1,6 +1,8 @@
 // The C ABI on CPUs: checks, then the kernels of the instruction set in use.
 #include "dgc/kernels.h"
 
+#include <algorithm>
+
 #include "dgc/cpu.h"
 
 namespace dyndeploy::dgc {
@@ -12,6 +14,23 @@ dyndeploy_status resolve_forward(const dyndeploy_dgc* attributes, const dyndeplo
   DYNDEPLOY_TRY(check_resources(kOp, resources));
   DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
   return check_output(*problem, output);
+}
+
+// Far below the end of int64: of what the backward's buffers hold of one sample.
+constexpr int64_t kMostElements = int64_t{1} << 44;
+
+dyndeploy_status resolve_backward(const dyndeploy_dgc* attributes, const dyndeploy_tensor* gradient,
+                                  const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients,
+                                  const dyndeploy_resources* resources, Problem* problem) {
+  DYNDEPLOY_TRY(check_resources(kOp, resources));
+  DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
+  DYNDEPLOY_TRY(check_gradients(*problem, gradient, inputs, gradients));
+  const Window& window = problem->window;
+  const int64_t map = window.H * window.W + 1, pixels = window.Ho * window.Wo, rows = problem->heads * problem->C;
+  if (map >= kMostExtent) return unsupported("%s: gradients of maps of 2^31 pixels or more", kOp);
+  if (map > kMostElements / std::max<int64_t>(rows, 1) || pixels > kMostElements / window.taps())
+    return unsupported("%s: gradients of a sample whose heads' channels, or taps, are more than 2^44", kOp);
+  return DYNDEPLOY_OK;
 }
 
 dyndeploy_status check_packed(const Problem& problem, const dyndeploy_resources& resources) {
@@ -71,5 +90,29 @@ dyndeploy_status dyndeploy_dgc_cpu_forward(const dyndeploy_dgc* attributes, cons
   DYNDEPLOY_TRY(check_packed(problem, *resources));
   DYNDEPLOY_TRY(check_workspace(kOp, *resources, DYNDEPLOY_PICK(dgc_forward_workspace)(problem, resources)));
   DYNDEPLOY_PICK(dgc_forward)(problem, inputs, *output, resources);
+  return DYNDEPLOY_OK;
+}
+
+dyndeploy_status dyndeploy_dgc_cpu_backward_workspace(const dyndeploy_dgc* attributes, const dyndeploy_tensor* gradient,
+                                                      const dyndeploy_tensor inputs[4],
+                                                      const dyndeploy_tensor gradients[4],
+                                                      const dyndeploy_resources* resources, uint64_t* bytes) {
+  Problem problem;
+  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem));
+  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
+  *bytes = DYNDEPLOY_PICK(dgc_backward_workspace)(problem, gradients, resources);
+  return DYNDEPLOY_OK;
+}
+
+dyndeploy_status dyndeploy_dgc_cpu_backward(const dyndeploy_dgc* attributes, const dyndeploy_tensor* gradient,
+                                            const dyndeploy_tensor inputs[4], const dyndeploy_tensor gradients[4],
+                                            const dyndeploy_resources* resources) {
+  Problem problem;
+  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem));
+  for (int i = 0; i < 4; ++i) DYNDEPLOY_TRY(check_data(kOp, kInputs[i], inputs[i]));
+  DYNDEPLOY_TRY(check_data(kOp, "the gradient of Y", *gradient));
+  DYNDEPLOY_TRY(
+      check_workspace(kOp, *resources, DYNDEPLOY_PICK(dgc_backward_workspace)(problem, gradients, resources)));
+  DYNDEPLOY_PICK(dgc_backward)(problem, *gradient, inputs, gradients, resources);
   return DYNDEPLOY_OK;
 }

@@ -49,6 +49,20 @@ DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cpu_forward(const dyndeploy_dgc* at
                                                            const dyndeploy_tensor* output,
                                                            const dyndeploy_resources* resources);
 
+/* Gradients of the inputs from `gradient`, that of Y before the ReLU. One whose data is NULL is not computed. What a head
+ * drops learns nothing: its saliency gets exactly 0, X and W nothing from there. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cpu_backward_workspace(const dyndeploy_dgc* attributes,
+                                                                      const dyndeploy_tensor* gradient,
+                                                                      const dyndeploy_tensor inputs[4],
+                                                                      const dyndeploy_tensor gradients[4],
+                                                                      const dyndeploy_resources* resources,
+                                                                      uint64_t* bytes);
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cpu_backward(const dyndeploy_dgc* attributes,
+                                                            const dyndeploy_tensor* gradient,
+                                                            const dyndeploy_tensor inputs[4],
+                                                            const dyndeploy_tensor gradients[4],
+                                                            const dyndeploy_resources* resources);
+
 /* On GPUs. W laid out for the kernels, once for many calls, aligned to 16 bytes: `pack` enqueues a kernel on the stream. What
  * the packed weights are of cannot be checked in a call, only that there are as many bytes as of this W. */
 DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cuda_packed_bytes(const dyndeploy_dgc* attributes,
@@ -66,6 +80,25 @@ DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cuda_forward(const dyndeploy_dgc* a
                                                             const dyndeploy_tensor inputs[4],
                                                             const dyndeploy_tensor* output,
                                                             const dyndeploy_cuda_resources* resources);
+
+/* Gradients of the inputs, as on CPUs; the same bits in every run. Where the limit of a head is a NaN, so are all its
+ * outputs: what then learns from it is not defined. Samples are taken some at a time, so that what the workspace holds of
+ * them stays below a quarter of a GiB, unless one alone needs more. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cuda_backward_workspace(const dyndeploy_dgc* attributes,
+                                                                       const dyndeploy_tensor* gradient,
+                                                                       const dyndeploy_tensor inputs[4],
+                                                                       const dyndeploy_tensor gradients[4],
+                                                                       const dyndeploy_cuda_resources* resources,
+                                                                       uint64_t* bytes);
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cuda_backward(const dyndeploy_dgc* attributes,
+                                                             const dyndeploy_tensor* gradient,
+                                                             const dyndeploy_tensor inputs[4],
+                                                             const dyndeploy_tensor gradients[4],
+                                                             const dyndeploy_cuda_resources* resources);
+
+/* Use tiles of 64 or 128 `rows` for gradients from now on, and take as many samples at a time as fit into so many bytes,
+ * for tests and comparisons; 0: what the rule chooses. Exact products of float32 have tiles of 64 rows for X. */
+DYNDEPLOY_API dyndeploy_status dyndeploy_dgc_cuda_use(int32_t rows, int64_t pass_bytes);
 
 /* All kernels, and how they are launched; returns their number. */
 DYNDEPLOY_API int32_t dyndeploy_dgc_cuda_kernels(const dyndeploy_cuda_kernel** kernels);

@@ -33,4 +33,8 @@ dyndeploy_status resolve(const dyndeploy_dgc* attributes, const dyndeploy_tensor
 // Y, of the right shape.
 dyndeploy_status check_output(const Problem& problem, const dyndeploy_tensor* output);
 
+// The gradient of Y, and those of the inputs whose data is there, of the right shapes.
+dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* gradient, const dyndeploy_tensor* inputs,
+                                 const dyndeploy_tensor* gradients);
+
 }  // namespace dyndeploy::dgc

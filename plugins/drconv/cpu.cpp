@@ -16,11 +16,11 @@
 // Cost: 2 * O * C * taps operations per pixel, whatever the number of regions. The filters of a region are read once
 // per panel; those of a region without pixels never. Times here: Zen 4, AVX-512, one thread.
 #include <algorithm>
-#include <cmath>
 
 #include "common/cpu/gemm.h"
 #include "common/cpu/layout.h"
 #include "drconv/cpu.h"
+#include "drconv/regions.h"
 
 namespace dyndeploy::DYNDEPLOY_ISA {
 namespace {
@@ -38,8 +38,6 @@ constexpr int64_t kFewPixels = kWidth * 3 / 4;
 constexpr int64_t kMostOutputs = 512;
 // Outputs of a task come in these steps: whole blocks of the product, and of rows.
 constexpr int64_t kOutputs = 2 * kRows;
-// Pixels sorted at a time.
-constexpr int64_t kPiece = 1024;
 // Tasks per lane, so that lanes end at about the same time.
 constexpr int64_t kTasksPerLane = 4;
 
@@ -53,37 +51,6 @@ struct Task {
 
 // Pixels of a map in another layout to read, or write, at a time: about 64 KiB.
 int64_t row_pixels(int64_t channels) { return std::max<int64_t>(16, (16 << 10) / std::max<int64_t>(channels, 1)); }
-
-// --- regions
-
-// The regions of `count` <= kArgmax pixels from (h, w) to the right.
-constexpr int64_t kArgmax = 64;
-
-template <class T>
-void argmax(const Map<const T>& guide, int64_t n, int64_t h, int64_t w, int64_t count, int64_t regions,
-            int32_t* region) {
-  constexpr int64_t kSome = 16;
-  float best[kArgmax], logits[kSome * kArgmax];
-  std::fill(best, best + count, -INFINITY);
-  std::fill(region, region + count, 0);
-  for (int64_t begin = 0; begin < regions; begin += kSome) {
-    const int64_t some = std::min(kSome, regions - begin);
-    const T* from = guide.at(n, begin, h, w);
-    if (sizeof(T) == sizeof(float) && guide.c == 1)
-      transpose(count, some, reinterpret_cast<const float*>(from), guide.w, logits, kArgmax);
-    else
-      for (int64_t r = 0; r < some; ++r)
-        for (int64_t i = 0; i < count; ++i) logits[r * kArgmax + i] = to_float(from[r * guide.c + i * guide.w]);
-    for (int64_t r = 0; r < some; ++r)
-      for (int64_t i = 0; i < count; ++i) {
-        const float logit = logits[r * kArgmax + i];
-        // Greater, or the first NaN.
-        const bool wins = !(logit <= best[i]) & (best[i] == best[i]);
-        best[i] = wins ? logit : best[i];
-        region[i] = wins ? static_cast<int32_t>(begin + r) : region[i];
-      }
-  }
-}
 
 // --- filters
 
@@ -174,14 +141,10 @@ MultiplyRows rows_function(int64_t pixels, std::integer_sequence<int, P...>) {
 // --- memory
 
 struct Buffers {
-  int64_t pieces;   // of a sample's pixels, to sort
   bool x_in_place;  // X is read where it is
   bool y_in_place;  // Y is written where it is
   int64_t outputs;  // of a task at most, padded
   int64_t ld;       // of a row of filters, or of a pixel laid out like one
-  int32_t* region;  // of every pixel
-  int32_t* sorted;  // pixels of a sample by region
-  int32_t* starts;  // [N][pieces][regions]: pixels of a region in a piece; then where they go
   Task* tasks;
   float* x_rows;
   float* y_rows;
@@ -199,14 +162,10 @@ Buffers lay_out(const Problem& problem, const dyndeploy_tensor* inputs, const dy
                 const dyndeploy_resources* resources, Workspace& workspace) {
   const int64_t pixels = problem.N * problem.pixels();
   Buffers b{};
-  b.pieces = divide_up(problem.pixels(), kPiece);
   b.x_in_place = problem.dtype == DYNDEPLOY_FLOAT32 && channels_last(inputs[kX]);
   b.y_in_place = channels_last(Y);
   b.outputs = round_up(std::min(problem.O, kMostOutputs), kOutputs);
   b.ld = round_up(problem.depth(), kWidth);
-  b.region = workspace.take<int32_t>(pixels);
-  b.sorted = workspace.take<int32_t>(pixels);
-  b.starts = workspace.take<int32_t>(problem.N * b.pieces * problem.regions);
   // A region's pixels: some whole panels, and at most two tasks more.
   const int64_t most = pixels / kColumns + 2 * problem.N * std::min(problem.regions, problem.pixels());
   const int64_t most_tasks = most * divide_up(problem.O, kOutputs);
@@ -223,7 +182,8 @@ Buffers lay_out(const Problem& problem, const dyndeploy_tensor* inputs, const dy
 
 // --- the convolution
 
-template <class T>
+// T: of the maps; F: of the filters.
+template <class T, class F>
 class Forward {
  public:
   Forward(const Problem& problem, const dyndeploy_tensor* inputs, const dyndeploy_tensor& Y,
@@ -235,12 +195,15 @@ class Forward {
         y_(Y),
         resources_(resources),
         workspace_(resources->workspace),
+        sort_(problem, workspace_),
         b_(lay_out(problem, inputs, Y, resources, workspace_)) {}
 
   void run() {
     read();
-    const int64_t tasks = plan();
-    in_parallel(problem_.N * b_.pieces, [&](int, int64_t index) { sort(index / b_.pieces, index % b_.pieces); });
+    sort_.place();
+    const int64_t tasks = plan(), pieces = sort_.pieces();
+    in_parallel(problem_.N * pieces,
+                [&](int, int64_t i) { sort_.sort(i / pieces, i % pieces, [](int64_t, int64_t) {}); });
     // Some tasks at a time, where there are many: fetching one takes longer than the smallest of them.
     const int64_t some = std::max<int64_t>(1, tasks / (8 * kTasksPerLane * lanes_for(resources_, tasks)));
     in_parallel(divide_up(tasks, some), [&](int lane, int64_t index) {
@@ -256,25 +219,15 @@ class Forward {
     for_each_task(resources_, tasks, work);
   }
 
-  int32_t* starts(int64_t n, int64_t piece) const { return b_.starts + (n * b_.pieces + piece) * problem_.regions; }
-
   // The regions of all pixels, how many of a piece lie in each, and X as rows.
   void read() {
     const Window& window = problem_.window;
-    const int64_t pixels = problem_.pixels(), sorts = problem_.N * b_.pieces, map = window.H * window.W;
+    const int64_t sorts = problem_.N * sort_.pieces(), map = window.H * window.W;
     const int64_t read_pixels = row_pixels(problem_.C);
     const int64_t reads = b_.x_in_place ? 0 : divide_up(map, read_pixels);
     in_parallel(sorts + problem_.N * reads, [&](int, int64_t index) {
       if (index < sorts) {
-        const int64_t n = index / b_.pieces, piece = index % b_.pieces, end = std::min(pixels, (piece + 1) * kPiece);
-        int32_t* counts = starts(n, piece);
-        std::fill(counts, counts + problem_.regions, 0);
-        for (int64_t begin = piece * kPiece, run; begin < end; begin += run) {
-          run = std::min(kArgmax, guide_.run(window.Wo, begin, end));
-          int32_t* region = b_.region + n * pixels + begin;
-          argmax(guide_, n, begin / window.Wo, begin % window.Wo, run, problem_.regions, region);
-          for (int64_t i = 0; i < run; ++i) ++counts[region[i]];
-        }
+        sort_.count(guide_, index / sort_.pieces(), index % sort_.pieces());
       } else {
         const int64_t n = (index - sorts) / reads, begin = (index - sorts) % reads * read_pixels;
         read_tile(x_, n, window.W, begin, std::min(begin + read_pixels, map), 0, problem_.C,
@@ -283,22 +236,12 @@ class Forward {
     });
   }
 
-  // Counts become the places where a piece's pixels go; the table of tasks. One lane is quick enough.
+  // The table of tasks. One lane is quick enough.
   int64_t plan() {
     int64_t panels = 0;
-    for (int64_t n = 0; n < problem_.N; ++n) {
-      int32_t end = 0;
-      for (int64_t region = 0; region < problem_.regions; ++region) {
-        const int32_t begin = end;
-        for (int64_t piece = 0; piece < b_.pieces; ++piece) {
-          int32_t& start = starts(n, piece)[region];
-          const int32_t count = start;
-          start = end;
-          end += count;
-        }
-        panels += divide_up(end - begin, kColumns);
-      }
-    }
+    for (int64_t n = 0; n < problem_.N; ++n)
+      for (int64_t region = 0; region < problem_.regions; ++region)
+        panels += divide_up(sort_.end(n, region) - sort_.begin(n, region), kColumns);
     // Few panels for many lanes: fewer outputs per task.
     const int64_t lanes = lanes_for(resources_, int64_t{1} << 31);
     const int64_t shares = lanes > 1 && panels ? divide_up(kTasksPerLane * lanes, panels) : 1;
@@ -306,10 +249,9 @@ class Forward {
     int64_t tasks = 0;
     for (int64_t n = 0; n < problem_.N; ++n)
       for (int64_t region = 0; region < problem_.regions; ++region) {
-        const int32_t* begins = starts(n, 0);
-        const int64_t end = region + 1 < problem_.regions ? begins[region + 1] : problem_.pixels();
+        const int64_t end = sort_.end(n, region);
         for (int64_t first = 0; first < problem_.O; first += outputs)
-          for (int64_t begin = begins[region], count; begin < end; begin += count) {
+          for (int64_t begin = sort_.begin(n, region), count; begin < end; begin += count) {
             count = next_count(end - begin);
             b_.tasks[tasks++] = {.n = n,
                                  .region = region,
@@ -322,15 +264,6 @@ class Forward {
     return tasks;
   }
 
-  void sort(int64_t n, int64_t piece) {
-    const int64_t pixels = problem_.pixels();
-    const int32_t* region = b_.region + n * pixels;
-    int32_t* sorted = b_.sorted + n * pixels;
-    int32_t* start = starts(n, piece);
-    for (int64_t i = piece * kPiece; i < std::min(pixels, (piece + 1) * kPiece); ++i)
-      sorted[start[region[i]]++] = static_cast<int32_t>(i);
-  }
-
   // Where the pixels of a task lie.
   struct Places {
     int64_t y[kColumns];               // in Y, or in the rows of it
@@ -339,7 +272,7 @@ class Forward {
 
   Places places_of(const Task& task) const {
     const Window& window = problem_.window;
-    const int32_t* pixels = b_.sorted + task.n * problem_.pixels() + task.begin;
+    const int32_t* pixels = sort_.sorted(task.n) + task.begin;
     Places places;
     for (int64_t i = 0; i < task.count; ++i) {
       const int64_t h = pixels[i] / window.Wo, w = pixels[i] % window.Wo;
@@ -372,11 +305,11 @@ class Forward {
     }
   }
 
-  Filters<T> filters_of(const Task& task) const {
+  Filters<F> filters_of(const Task& task) const {
     const dyndeploy_tensor& filters = inputs_[kFilters];
     const int64_t* strides = filters.strides;
     const int64_t row = task.region * problem_.O + task.first;
-    return {.data = static_cast<const T*>(filters.data) + task.n * strides[0] + row * strides[1],
+    return {.data = static_cast<const F*>(filters.data) + task.n * strides[0] + row * strides[1],
             .row = strides[1],
             .step = filters.extents[2] > 1 ? strides[2] : 1};
   }
@@ -408,7 +341,7 @@ class Forward {
       for (int64_t c = 0; c < channels; c += kBlock)
         transpose(ld, std::min(kBlock, channels - c), gathered + c, channels, panel + (c * taps + tap) * ld, taps * ld);
     }
-    const Filters<T> filters = filters_of(task);
+    const Filters<F> filters = filters_of(task);
     for (int64_t o = 0; o < outputs; o += kRows) {
       const int64_t some = std::min<int64_t>(kRows, outputs - o);
       for (int64_t i = o; i < o + some; ++i) {
@@ -438,7 +371,7 @@ class Forward {
     }
     for (int64_t o = 0; o < ld; ++o) products[o] = o < outputs ? bias(task.first + o) : 0.0f;
     for (int64_t i = 1; i < task.count; ++i) std::copy(products, products + ld, products + i * ld);
-    const Filters<T> filters = filters_of(task);
+    const Filters<F> filters = filters_of(task);
     const bool in_place = filters.dense() && depth == b_.ld;
     const int64_t ahead = in_place && outputs > kFilterRows ? kFilterRows * filters.row : 0;
     if (!in_place) std::fill(copies, copies + kFilterRows * b_.ld, 0.0f);
@@ -489,6 +422,7 @@ class Forward {
   const Map<T> y_;
   const dyndeploy_resources* resources_;
   Workspace workspace_;
+  const PixelSort sort_;
   const Buffers b_;
 };
 
@@ -497,13 +431,20 @@ class Forward {
 uint64_t drconv_forward_workspace(const Problem& problem, const dyndeploy_tensor* inputs, const dyndeploy_tensor& Y,
                                   const dyndeploy_resources* resources) {
   Workspace workspace;
+  const PixelSort sort(problem, workspace);
   lay_out(problem, inputs, Y, resources, workspace);
   return workspace.bytes();
 }
 
 void drconv_forward(const Problem& problem, const dyndeploy_tensor* inputs, const dyndeploy_tensor& Y,
                     const dyndeploy_resources* resources) {
-  with_type(problem.dtype, [&](auto type) { Forward<decltype(type)>(problem, inputs, Y, resources).run(); });
+  with_type(problem.dtype, [&](auto type) {
+    using T = decltype(type);
+    if (inputs[kFilters].dtype == problem.dtype)
+      Forward<T, T>(problem, inputs, Y, resources).run();
+    else
+      Forward<T, float>(problem, inputs, Y, resources).run();
+  });
 }
 
 }  // namespace dyndeploy::DYNDEPLOY_ISA

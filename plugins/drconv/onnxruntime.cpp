@@ -24,8 +24,18 @@ struct Drconv {
   static constexpr auto forward = dyndeploy_drconv_cpu_forward;
 };
 
+struct DrconvMix : Drconv {
+  static constexpr const char* kName = "MixedRegionAwareConv2d";
+  static constexpr int kInputs = 5;
+
+  static constexpr auto output = dyndeploy_drconv_output_mix;
+  static constexpr auto workspace = dyndeploy_drconv_cpu_forward_mix_workspace;
+  static constexpr auto forward = dyndeploy_drconv_cpu_forward_mix;
+};
+
 }  // namespace
 
 OrtStatus* add_drconv(const OrtApi& api, OrtCustomOpDomain* domain) { return add<Drconv>(api, domain); }
+OrtStatus* add_drconv_mix(const OrtApi& api, OrtCustomOpDomain* domain) { return add<DrconvMix>(api, domain); }
 
 }  // namespace dyndeploy::onnxruntime

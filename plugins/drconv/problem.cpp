@@ -2,11 +2,9 @@
 
 namespace dyndeploy::drconv {
 
-dyndeploy_status resolve(const dyndeploy_drconv* a, const dyndeploy_tensor* inputs, Problem* problem) {
-  if (!a) return bad_argument("%s: attributes is NULL", kOp);
-  if (!inputs) return bad_argument("%s: inputs is NULL", kOp);
+dyndeploy_status resolve_maps(const dyndeploy_drconv* a, const dyndeploy_tensor& X, const dyndeploy_tensor& guide,
+                              const dyndeploy_tensor& B, Problem* problem) {
   DYNDEPLOY_TRY(check_struct(kOp, a->size, sizeof *a));
-  const dyndeploy_tensor &X = inputs[kX], &B = inputs[kB];
   DYNDEPLOY_TRY(check_tensor(kOp, "X", X, X.dtype, {-1, -1, -1, -1}));
   DYNDEPLOY_TRY(check_tensor(kOp, "B", B, X.dtype, {-1}));
   DYNDEPLOY_TRY(check_map(kOp, "X", X));
@@ -24,19 +22,47 @@ dyndeploy_status resolve(const dyndeploy_drconv* a, const dyndeploy_tensor* inpu
       resolve_window(kOp, X, a->kernel_shape[0], a->kernel_shape[1], a->strides, a->pads, a->dilations, &window));
   // No product of these overflows: their factors are at most 2^31.
   DYNDEPLOY_TRY(check_range(kOp, "kernel height * width", window.taps(), 1, kMostExtent));
-  DYNDEPLOY_TRY(check_tensor(kOp, "filters", inputs[kFilters], X.dtype,
-                             {problem->N, problem->regions * problem->O, problem->depth()}));
-  DYNDEPLOY_TRY(check_tensor(kOp, "guide", inputs[kGuide], X.dtype,
-                             {problem->N, problem->regions, window.Ho, window.Wo}));
+  DYNDEPLOY_TRY(check_tensor(kOp, "guide", guide, X.dtype, {problem->N, problem->regions, window.Ho, window.Wo}));
   if (problem->pixels() > INT32_MAX) return unsupported("%s: Y has 2^31 pixels or more", kOp);
   return DYNDEPLOY_OK;
 }
 
-dyndeploy_status check_output(const Problem& problem, const dyndeploy_tensor* output) {
-  if (!output) return bad_argument("%s: Y is NULL", kOp);
-  DYNDEPLOY_TRY(check_tensor(kOp, "Y", *output, problem.dtype,
+dyndeploy_status resolve(const dyndeploy_drconv* a, const dyndeploy_tensor* inputs, Problem* problem) {
+  if (!a) return bad_argument("%s: attributes is NULL", kOp);
+  if (!inputs) return bad_argument("%s: inputs is NULL", kOp);
+  DYNDEPLOY_TRY(resolve_maps(a, inputs[kX], inputs[kGuide], inputs[kB], problem));
+  return check_tensor(kOp, "filters", inputs[kFilters], problem->dtype,
+                      {problem->N, problem->regions * problem->O, problem->depth()});
+}
+
+dyndeploy_status check_output(const Problem& problem, const dyndeploy_tensor* output, const char* name) {
+  if (!output) return bad_argument("%s: %s is NULL", kOp, name);
+  DYNDEPLOY_TRY(check_tensor(kOp, name, *output, problem.dtype,
                              {problem.N, problem.O, problem.window.Ho, problem.window.Wo}));
-  return check_map(kOp, "Y", *output);
+  return check_map(kOp, name, *output);
+}
+
+dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* inputs,
+                                 const dyndeploy_tensor* gradients) {
+  if (!gradients) return bad_argument("%s: gradients is NULL", kOp);
+  for (int i = 0; i < 4; ++i) {
+    if (!gradients[i].data) continue;
+    const int64_t* e = inputs[i].extents;
+    const dyndeploy_tensor& of = gradients[i];
+    if (i == kB)
+      DYNDEPLOY_TRY(check_tensor(kOp, kGradients[i], of, problem.dtype, {e[0]}));
+    else if (i == kFilters)
+      DYNDEPLOY_TRY(check_tensor(kOp, kGradients[i], of, problem.dtype, {e[0], e[1], e[2]}));
+    else
+      DYNDEPLOY_TRY(check_tensor(kOp, kGradients[i], of, problem.dtype, {e[0], e[1], e[2], e[3]}));
+  }
+  return gradients[kX].data ? check_map(kOp, kGradients[kX], gradients[kX]) : DYNDEPLOY_OK;
+}
+
+dyndeploy_status check_gradients_data(const dyndeploy_tensor* gradients) {
+  for (int i = 0; i < 4; ++i)
+    if (gradients[i].data) DYNDEPLOY_TRY(check_data(kOp, kGradients[i], gradients[i]));
+  return DYNDEPLOY_OK;
 }
 
 }  // namespace dyndeploy::drconv

@@ -22,10 +22,20 @@ struct Problem {
 
 inline constexpr const char* kOp = "drconv";
 inline constexpr const char* kInputs[] = {"X", "filters", "guide", "B"};
+inline constexpr const char* kGradients[] = {"the gradient of X", "the gradient of filters", "the gradient of guide",
+                                             "the gradient of B"};
 
 dyndeploy_status resolve(const dyndeploy_drconv* a, const dyndeploy_tensor* inputs, Problem* problem);
+// All but the filters.
+dyndeploy_status resolve_maps(const dyndeploy_drconv* a, const dyndeploy_tensor& X, const dyndeploy_tensor& guide,
+                              const dyndeploy_tensor& B, Problem* problem);
 
 // Y, of the right shape.
-dyndeploy_status check_output(const Problem& problem, const dyndeploy_tensor* output);
+dyndeploy_status check_output(const Problem& problem, const dyndeploy_tensor* output, const char* name = "Y");
+
+// A gradient of every input, of its shape; those whose data is NULL are not looked at.
+dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients);
+// The data of those that are there.
+dyndeploy_status check_gradients_data(const dyndeploy_tensor* gradients);
 
 }  // namespace dyndeploy::drconv

@@ -21,6 +21,11 @@ struct Tile {
   int begin, count, region;  // count 0: none
 };
 
+// An output pixel.
+struct Pixel {
+  int i, j;
+};
+
 struct Sorting {
   const void* guide;
   int64_t n, c, h, w;  // strides in elements
@@ -32,6 +37,11 @@ struct Sorting {
   Tile* tiles;     // [sample][most_tiles]
   int most_tiles;
   int tile_rows;
+  // For gradients, or NULL.
+  Pixel* places;   // [sample][pixel], as `sorted`
+  Tile* parts;     // another table: [sample][most_parts]
+  int most_parts;
+  int part_rows;
 };
 
 inline constexpr int kSortThreads = 256, kPiece = kSortThreads;
@@ -77,6 +87,27 @@ __device__ __forceinline__ void find(const Sorting& p, SortShared& shared, int n
     p.starts[(static_cast<int64_t>(n) * p.regions + r) * p.pieces + piece] = shared.counts[r];
 }
 
+// The table of a sample's tiles of so many rows.
+__device__ __forceinline__ void cut(const Sorting& p, SortShared& shared, const int* starts, Tile* tiles, int most_tiles,
+                                    int rows) {
+  const int tid = static_cast<int>(threadIdx.x);
+  int used = 0;
+  for (int first = 0; first < p.regions; first += kSortThreads) {
+    const int region = first + tid;
+    int begin = 0, end = 0;
+    if (region < p.regions) {
+      begin = starts[region * p.pieces];
+      end = region + 1 < p.regions ? starts[(region + 1) * p.pieces] : p.pixels;
+    }
+    const int own = (end - begin + rows - 1) / rows;
+    int all = 0;
+    int at = used + cuda::sum_up_to(shared.scan, own, all) - own;
+    for (; begin < end; begin += rows) tiles[at++] = {begin, min(end - begin, rows), region};
+    used += all;
+  }
+  for (int at = used + tid; at < most_tiles; at += kSortThreads) tiles[at] = {0, 0, 0};
+}
+
 __device__ __forceinline__ void place(const Sorting& p, SortShared& shared, int n) {
   const int tid = static_cast<int>(threadIdx.x), count = p.regions * p.pieces;
   int* starts = p.starts + static_cast<int64_t>(n) * count;
@@ -89,22 +120,8 @@ __device__ __forceinline__ void place(const Sorting& p, SortShared& shared, int 
     before += all;
   }
   __syncthreads();
-  Tile* tiles = p.tiles + static_cast<int64_t>(n) * p.most_tiles;
-  int used = 0;
-  for (int first = 0; first < p.regions; first += kSortThreads) {
-    const int region = first + tid;
-    int begin = 0, end = 0;
-    if (region < p.regions) {
-      begin = starts[region * p.pieces];
-      end = region + 1 < p.regions ? starts[(region + 1) * p.pieces] : p.pixels;
-    }
-    const int own = (end - begin + p.tile_rows - 1) / p.tile_rows;
-    int all = 0;
-    int at = used + cuda::sum_up_to(shared.scan, own, all) - own;
-    for (; begin < end; begin += p.tile_rows) tiles[at++] = {begin, min(end - begin, p.tile_rows), region};
-    used += all;
-  }
-  for (int at = used + tid; at < p.most_tiles; at += kSortThreads) tiles[at] = {0, 0, 0};
+  cut(p, shared, starts, p.tiles + static_cast<int64_t>(n) * p.most_tiles, p.most_tiles, p.tile_rows);
+  if (p.parts) cut(p, shared, starts, p.parts + static_cast<int64_t>(n) * p.most_parts, p.most_parts, p.part_rows);
 }
 
 __device__ __forceinline__ void sort(const Sorting& p, SortShared& shared, int n, int piece) {
@@ -117,7 +134,9 @@ __device__ __forceinline__ void sort(const Sorting& p, SortShared& shared, int n
   int rank = 0;
   for (int other = 0; other < tid; ++other) rank += shared.chosen[other] == region;
   const int start = p.starts[(static_cast<int64_t>(n) * p.regions + region) * p.pieces + piece];
-  p.sorted[static_cast<int64_t>(n) * p.pixels + start + rank] = pixel;
+  const int64_t place = static_cast<int64_t>(n) * p.pixels + start + rank;
+  p.sorted[place] = pixel;
+  if (p.places) p.places[place] = {pixel / p.width, pixel % p.width};
 }
 
 }  // namespace detail
@@ -128,11 +147,13 @@ __global__ void __launch_bounds__(kSortThreads) find_regions(const Sorting p) {
   const int n = static_cast<int>(blockIdx.x) / p.pieces;
   detail::find<T>(p, cuda::shared_memory<SortShared>(), n, static_cast<int>(blockIdx.x) - n * p.pieces);
 }
-// Blocks: samples.
+// Blocks: samples. A template, as the next one, so that more than one source may include it.
+template <class = void>
 __global__ void __launch_bounds__(kSortThreads) place_regions(const Sorting p) {
   detail::place(p, cuda::shared_memory<SortShared>(), static_cast<int>(blockIdx.x));
 }
 // Blocks: [sample][piece].
+template <class = void>
 __global__ void __launch_bounds__(kSortThreads) sort_pixels(const Sorting p) {
   const int n = static_cast<int>(blockIdx.x) / p.pieces;
   detail::sort(p, cuda::shared_memory<SortShared>(), n, static_cast<int>(blockIdx.x) - n * p.pieces);

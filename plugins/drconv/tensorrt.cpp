@@ -25,8 +25,22 @@ struct Drconv
   }
 };
 
+struct DrconvMix : Functions<dyndeploy_drconv_output_mix, dyndeploy_drconv_cuda_forward_mix_workspace,
+                            dyndeploy_drconv_cuda_forward_mix> {
+  static constexpr const char* kName = "MixedRegionAwareConv2d";
+  static constexpr Input kInputs[] = {{"X", 4, Input::map}, {"share", 3}, {"banks", 2}, {"guide", 4, Input::map}, {"B", 1}};
+  static constexpr bool kProducts = true;
+  static constexpr auto read = Drconv::read;
+
+  static Shape output_shape(const Attributes& a, const Shape* inputs) {
+    const Shape of_convolution[] = {inputs[0], {}, inputs[3], inputs[4]};
+    return Drconv::output_shape(a, of_convolution);
+  }
+};
+
 }  // namespace
 
 const Operator& drconv_operator() { return operator_of<Drconv>(); }
+const Operator& drconv_mix_operator() { return operator_of<DrconvMix>(); }
 
 }  // namespace dyndeploy::tensorrt

@@ -10,7 +10,7 @@ namespace dyndeploy::test {
 template <class Op>
 struct Given {
   typename Op::Attributes attributes;
-  dyndeploy_tensor tensors[5];  // the inputs and Y
+  dyndeploy_tensor tensors[kInputCount<Op> + 1];  // the inputs and Y
   typename Op::Machine::Resources resources;
 };
 
@@ -27,8 +27,8 @@ class Misuse {
         workspace_(1 << 20, 0, 0),
         misaligned_(64) {
     given_.attributes = call.attributes;
-    std::copy(call.inputs, call.inputs + 4, given_.tensors);
-    given_.tensors[4] = Y_.view();
+    std::copy(call.inputs, call.inputs + kY, given_.tensors);
+    given_.tensors[kY] = Y_.view();
     given_.resources = resources;
     given_.resources.workspace = workspace_.data();
     CHECK_OK(query(given_, &given_.resources.workspace_bytes));
@@ -41,7 +41,7 @@ class Misuse {
   void run() {
     pointers();
     structs();
-    for (int i = 0; i < 5; ++i) tensor(i);
+    for (int i = 0; i <= kY; ++i) tensor(i);
     maps();
     attributes();
     memory();
@@ -75,13 +75,15 @@ class Misuse {
   Given<Op> given_;
 
  private:
-  static const char* name_of(int i) { return i < 4 ? Op::inputs[i] : "Y"; }
+  static constexpr int kY = static_cast<int>(kInputCount<Op>);  // of tensors
+
+  static const char* name_of(int i) { return i < kY ? Op::inputs[i] : "Y"; }
 
   static dyndeploy_status forward(const Given<Op>& given) {
-    return Op::forward(&given.attributes, given.tensors, &given.tensors[4], &given.resources);
+    return Op::forward(&given.attributes, given.tensors, &given.tensors[kY], &given.resources);
   }
   static dyndeploy_status query(const Given<Op>& given, uint64_t* bytes) {
-    return Op::forward_workspace(&given.attributes, given.tensors, &given.tensors[4], &given.resources, bytes);
+    return Op::forward_workspace(&given.attributes, given.tensors, &given.tensors[kY], &given.resources, bytes);
   }
 
   void pointers() {
@@ -92,15 +94,15 @@ class Misuse {
     CHECK_REFUSED(Op::output(nullptr, g.tensors, extents), Op::name);
     CHECK_REFUSED(Op::output(&g.attributes, nullptr, extents), Op::name);
     CHECK_REFUSED(Op::output(&g.attributes, g.tensors, nullptr), Op::name);
-    CHECK_REFUSED(Op::forward_workspace(nullptr, g.tensors, &g.tensors[4], &g.resources, &bytes), Op::name);
-    CHECK_REFUSED(Op::forward_workspace(&g.attributes, nullptr, &g.tensors[4], &g.resources, &bytes), Op::name);
+    CHECK_REFUSED(Op::forward_workspace(nullptr, g.tensors, &g.tensors[kY], &g.resources, &bytes), Op::name);
+    CHECK_REFUSED(Op::forward_workspace(&g.attributes, nullptr, &g.tensors[kY], &g.resources, &bytes), Op::name);
     CHECK_REFUSED(Op::forward_workspace(&g.attributes, g.tensors, nullptr, &g.resources, &bytes), Op::name);
-    CHECK_REFUSED(Op::forward_workspace(&g.attributes, g.tensors, &g.tensors[4], nullptr, &bytes), Op::name);
-    CHECK_REFUSED(Op::forward_workspace(&g.attributes, g.tensors, &g.tensors[4], &g.resources, nullptr), Op::name);
-    CHECK_REFUSED(Op::forward(nullptr, g.tensors, &g.tensors[4], &g.resources), Op::name);
-    CHECK_REFUSED(Op::forward(&g.attributes, nullptr, &g.tensors[4], &g.resources), Op::name);
+    CHECK_REFUSED(Op::forward_workspace(&g.attributes, g.tensors, &g.tensors[kY], nullptr, &bytes), Op::name);
+    CHECK_REFUSED(Op::forward_workspace(&g.attributes, g.tensors, &g.tensors[kY], &g.resources, nullptr), Op::name);
+    CHECK_REFUSED(Op::forward(nullptr, g.tensors, &g.tensors[kY], &g.resources), Op::name);
+    CHECK_REFUSED(Op::forward(&g.attributes, nullptr, &g.tensors[kY], &g.resources), Op::name);
     CHECK_REFUSED(Op::forward(&g.attributes, g.tensors, nullptr, &g.resources), Op::name);
-    CHECK_REFUSED(Op::forward(&g.attributes, g.tensors, &g.tensors[4], nullptr), Op::name);
+    CHECK_REFUSED(Op::forward(&g.attributes, g.tensors, &g.tensors[kY], nullptr), Op::name);
     Y_.check_untouched();
   }
 
@@ -143,7 +145,7 @@ class Misuse {
 
   // Neither along C nor along W is the stride 1.
   void maps() {
-    for (const int i : {0, 4})
+    for (const int i : {0, kY})
       refuse(std::string("layout of ") + name_of(i), [&](Given<Op>& g) { g.tensors[i].strides[1] = g.tensors[i].strides[3] = 2; },
              {name_of(i)});
   }
@@ -193,5 +195,70 @@ class Misuse {
   Bytes workspace_;
   std::vector<unsigned char> misaligned_;
 };
+
+// The backward's own tensors. `resources`: without workspace.
+template <Learns Op>
+void refuse_backward(Random& random, const Call<Op>& call, typename Op::Machine::Resources resources) {
+  using Tensor = typename Op::Machine::Tensor;
+  using Bytes = typename Op::Machine::Bytes;
+  const typename Op::Reference reference(call.attributes, call.values);
+  const Tensor gradient = Tensor::input(random, call.dtype, Layout::map, normal_values(random, reference.extents()));
+  std::vector<Tensor> outputs;
+  for (size_t i = 0; i < 4; ++i)
+    outputs.push_back(Tensor::output(random, call.dtype, i == 0 ? Layout::map : Layout::any, call.values[i].extents()));
+  struct Tensors {
+    dyndeploy_tensor inputs[4], gradients[4], gradient;
+  } good;
+  for (size_t i = 0; i < 4; ++i) good.inputs[i] = call.inputs[i], good.gradients[i] = outputs[i].view();
+  good.gradient = gradient.view();
+  CHECK_OK(Op::backward_workspace(&call.attributes, &good.gradient, good.inputs, good.gradients, &resources,
+                                  &resources.workspace_bytes));
+  const Bytes workspace(resources.workspace_bytes, 0, 0);
+  resources.workspace = workspace.data();
+
+  const auto refuse = [&](const std::string& what, auto spoil, std::vector<std::string> words, bool query_sees) {
+    const Note note("misuse of backward: ", what);
+    Tensors t = good;
+    spoil(t);
+    words.push_back(Op::name);
+    CHECK_REFUSED(Op::backward(&call.attributes, &t.gradient, t.inputs, t.gradients, &resources), words);
+    for (const Tensor& output : outputs) output.check_untouched();
+    uint64_t bytes = 0;
+    if (query_sees)
+      CHECK_REFUSED(Op::backward_workspace(&call.attributes, &t.gradient, t.inputs, t.gradients, &resources, &bytes), words);
+  };
+  const auto refuse_tensor = [&](const std::string& name, auto tensor_of, bool map) {
+    const dyndeploy_tensor& right = tensor_of(good);
+    refuse(name + ", dtype", [&](Tensors& t) { tensor_of(t).dtype = 7; }, {name}, true);
+    refuse(name + ", rank", [&](Tensors& t) { ++tensor_of(t).rank; }, {name}, true);
+    for (int axis = 0; axis < right.rank; ++axis)
+      for (const int64_t extent : {int64_t{-1}, right.extents[axis] + 1, INT64_MAX})
+        refuse(name + ", extent", [&](Tensors& t) { tensor_of(t).extents[axis] = extent; }, {name}, true);
+    if (map) refuse(name + ", layout", [&](Tensors& t) { tensor_of(t).strides[1] = tensor_of(t).strides[3] = 2; }, {name}, true);
+    refuse(name + ", unaligned", [&](Tensors& t) { tensor_of(t).data = workspace.data() + 1; }, {name}, false);
+  };
+  refuse_tensor("Y", [](Tensors& t) -> dyndeploy_tensor& { return t.gradient; }, true);
+  refuse("no gradient of Y", [](Tensors& t) { t.gradient.data = nullptr; }, {"Y"}, false);
+  for (int i = 0; i < 4; ++i) {
+    refuse_tensor(Op::inputs[i], [i](Tensors& t) -> dyndeploy_tensor& { return t.gradients[i]; }, i == 0);
+    refuse("no data of an input", [i](Tensors& t) { t.inputs[i].data = nullptr; }, {Op::inputs[i]}, false);
+  }
+
+  const Note note("misuse of backward: a NULL pointer, or a small workspace");
+  const auto refuse_call = [&](const typename Op::Attributes* a, const dyndeploy_tensor* dY, const dyndeploy_tensor* inputs,
+                               const dyndeploy_tensor* gradients, const typename Op::Machine::Resources* r) {
+    CHECK_REFUSED(Op::backward(a, dY, inputs, gradients, r), Op::name);
+    for (const Tensor& output : outputs) output.check_untouched();
+  };
+  refuse_call(nullptr, &good.gradient, good.inputs, good.gradients, &resources);
+  refuse_call(&call.attributes, nullptr, good.inputs, good.gradients, &resources);
+  refuse_call(&call.attributes, &good.gradient, nullptr, good.gradients, &resources);
+  refuse_call(&call.attributes, &good.gradient, good.inputs, nullptr, &resources);
+  refuse_call(&call.attributes, &good.gradient, good.inputs, good.gradients, nullptr);
+  CHECK_REFUSED(Op::backward_workspace(&call.attributes, &good.gradient, good.inputs, good.gradients, &resources, nullptr),
+                Op::name);
+  --resources.workspace_bytes;
+  refuse_call(&call.attributes, &good.gradient, good.inputs, good.gradients, &resources);
+}
 
 }  // namespace dyndeploy::test

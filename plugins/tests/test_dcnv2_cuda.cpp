@@ -1,4 +1,5 @@
-// DCNv2 on CUDA: forward in all layouts and types, tiles with tails along every dim; offsets that lead anywhere; misuse.
+// DCNv2 on CUDA: forward and gradients in all layouts and types, tiles with tails along every dim; offsets that lead
+// anywhere; misuse.
 #include "cases/dcnv2.h"
 #include "cuda/misuse.h"
 #include "cuda/operator.h"
@@ -13,6 +14,9 @@ struct Dcnv2Cuda : Dcnv2 {
   static constexpr auto packed_bytes = dyndeploy_dcnv2_cuda_packed_bytes;
   static constexpr auto forward_workspace = dyndeploy_dcnv2_cuda_forward_workspace;
   static constexpr auto forward = dyndeploy_dcnv2_cuda_forward;
+  static constexpr auto backward_workspace = dyndeploy_dcnv2_cuda_backward_workspace;
+  static constexpr auto backward = dyndeploy_dcnv2_cuda_backward;
+  static constexpr bool kScatters = true;
   static dyndeploy_status pack(const Attributes* attributes, const dyndeploy_tensor* W, void* packed, uint64_t bytes) {
     return dyndeploy_dcnv2_cuda_pack(attributes, W, packed, bytes, current_stream());
   }
@@ -111,7 +115,7 @@ void run_shapes() {
   constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
   const std::vector<Shape> all = shapes();
   for (size_t k = 0; k < all.size(); ++k)
-    for (size_t m = 0; m < std::size(kModes); ++m) {
+    for (const size_t m : modes_of(k)) {
       const Shape& s = all[k];
       const Note note("shape ", k);
       Random random(k);
@@ -124,6 +128,46 @@ void run_shapes() {
       check_forward(random, call, kModes[m].tf32, of_y);
     }
   std::printf("%zu shapes\n", all.size());
+}
+
+// Of the gradients' products: rows are pixels, columns taps and channels (a slab holds 8, 4, 2 or 1 taps, or a part of one),
+// depth outputs; then rows are taps and channels, columns outputs, depth pixels.
+std::vector<Shape> gradient_shapes() {
+  std::vector<Shape> all;
+  const auto add = [&](int64_t N, int64_t H, int64_t W, int64_t group, int64_t offset_group, int64_t c, int64_t o) {
+    Shape shape{.window = {}, .group = group, .offset_group = offset_group, .c = c, .o = o};
+    shape.window.N = N, shape.window.H = H, shape.window.W = W;
+    shape.window.kernel[1] = 3;
+    shape.window.resolve();
+    all.push_back(shape);
+  };
+  add(1, 1, 1, 1, 1, 1, 1), add(2, 5, 13, 1, 1, 3, 7), add(1, 8, 8, 1, 1, 9, 33);
+  add(1, 3, 11, 1, 1, 17, 65), add(1, 5, 5, 1, 1, 64, 129), add(1, 3, 7, 1, 1, 131, 9);
+  add(3, 3, 9, 5, 1, 1, 2), add(1, 7, 10, 2, 3, 6, 5), add(1, 3, 5, 1, 2, 130, 8), add(2, 9, 9, 1, 8, 8, 16);
+  add(1, 1, 3, 1, 1, 8, 257);
+  add(2, 12, 17, 3, 1, 12, 40);
+  all[1].window.strides[1] = 2, all[7].window.dilations[0] = 2, all[7].window.pads[0] = 4;
+  for (Shape& shape : all) shape.window.resolve();
+  return all;
+}
+
+void run_gradient_shapes() {
+  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
+  const std::vector<Shape> all = gradient_shapes();
+  for (size_t k = 0; k < all.size(); ++k)
+    for (const size_t m : modes_of(k)) {
+      const Shape& s = all[k];
+      const Note note("gradients of shape ", k);
+      Random random(k);
+      const Offsets offsets = k % 3 ? Offsets::grid : Offsets::still;
+      const Dcnv2Case drawn = case_of(random, s.window, s.group, s.offset_group, s.c, s.o, offsets);
+      const Using parts(std::size(dcnv2::kTiles), static_cast<int32_t>((k + m / 2) % 3));
+      const Layout first = kLayouts[(k + m) % 4], second = kLayouts[(k / 2 + m) % 4];
+      Dcnv2Call call(random, drawn, kModes[m].dtype, {first, second, Layout::any, Layout::any});
+      const Note what(call.text());
+      check_backward(random, call, kModes[m].tf32, second, {kLayouts[(k / 4 + m) % 4], first, Layout::any, Layout::any});
+    }
+  std::printf("gradients of %zu shapes\n", all.size());
 }
 
 // Far to the right a half has no fraction left: at 1024 and above its numbers are whole, at 2048 every other one.
@@ -153,6 +197,16 @@ void run_forward(Random& random) {
   const Note note("forward: ", call.text());
   const Using tile = Using::some(random);
   check_forward(random, call, mode.tf32, Cuda::some_map(random));
+}
+
+// Offsets on the grid, since a gradient jumps where a coordinate is rounded across an integer.
+void run_backward(Random& random) {
+  const Dcnv2Case drawn = some_case(random, 20000, random.pick({Offsets::grid, Offsets::wild, Offsets::still}));
+  const Mode mode = some_mode(random);
+  Dcnv2Call call(random, drawn, mode.dtype);
+  const Note note("backward: ", call.text());
+  const Using parts = Using::some(random);
+  check_backward(random, call, mode.tf32, Cuda::some_map(random));
 }
 
 // What is no number in a pixel, or in a mask, is in all results that sampled it, and in no others.
@@ -194,6 +248,8 @@ int main(int argc, char** argv) {
   check_misuse<Dcnv2Cuda>(random, usual_case);
   run_wide_map();
   fuzz(argc, argv, 60, run_forward);
+  fuzz(argc, argv, 25, run_backward);
   fuzz(argc, argv, 30, run_special);
   run_shapes();
+  run_gradient_shapes();
 }

@@ -1,4 +1,4 @@
-// DDF and DDF-Up on CUDA: forward in all layouts and types, with tails along every dim; constant filters; misuse.
+// DDF and DDF-Up on CUDA: forward and backward in all layouts and types, with tails along every dim; constant filters; misuse.
 #include "cases/ddf.h"
 #include "cuda/misuse.h"
 #include "cuda/operator.h"
@@ -11,6 +11,8 @@ struct DdfCuda : Ddf {
   static constexpr bool is_map[] = {true, false, true, false};
   static constexpr auto forward_workspace = dyndeploy_ddf_cuda_forward_workspace;
   static constexpr auto forward = dyndeploy_ddf_cuda_forward;
+  static constexpr auto backward_workspace = dyndeploy_ddf_cuda_backward_workspace;
+  static constexpr auto backward = dyndeploy_ddf_cuda_backward;
 
   // In float throughout, TF32 or not.
   static Reference make_reference(const Attributes& attributes, const std::vector<Doubles>& values, int32_t, int32_t) {
@@ -19,6 +21,19 @@ struct DdfCuda : Ddf {
 };
 
 using DdfCall = Call<DdfCuda>;
+
+// In its scope: how many blocks are enough, and how many samples at a time a backward takes; 0: the rule's.
+class Using {
+ public:
+  Using(int32_t blocks, int32_t samples) : note_(blocks, " blocks, ", samples, " samples at a time") {
+    CHECK_OK(dyndeploy_ddf_cuda_use(0, blocks, samples));
+  }
+  ~Using() { CHECK_OK(dyndeploy_ddf_cuda_use(0, 0, 0)); }
+  Using(const Using&) = delete;
+
+ private:
+  Note note_;
+};
 
 struct Shape {
   WindowCase window;
@@ -97,6 +112,72 @@ void run_shapes() {
   std::printf("%zu shapes\n", all.size());
 }
 
+// As shapes() for the gradients: tails of a thread's pixels, of a warp's and a part's, of units and taps.
+std::vector<Shape> gradient_shapes() {
+  std::vector<Shape> all;
+  const auto add = [&](int64_t H, int64_t W, int64_t heads, int64_t c, auto change) {
+    Shape shape{.window = {}, .heads = heads, .c = c};
+    shape.window.N = 1, shape.window.H = H, shape.window.W = W;
+    shape.window.kernel[1] = 3;
+    change(shape);
+    shape.window.resolve();
+    all.push_back(shape);
+  };
+  const auto set = [](int64_t (&to)[2], int64_t first, int64_t second) { to[0] = first, to[1] = second; };
+  const auto usual = [](Shape&) {};
+  add(1, 1, 1, 1, usual);
+  add(5, 13, 1, 8, usual);
+  add(9, 15, 1, 5, usual);
+  add(3, 43, 2, 3, usual);
+  add(23, 25, 1, 16, usual);
+  add(4, 7, 1, 72, usual);
+  add(3, 5, 1, 129, usual);
+  add(3, 6, 3, 24, usual);
+  add(2, 5, 2, 264, usual);
+  add(6, 9, 17, 1, usual);
+  add(7, 7, 1, 8, [&](Shape& s) { s.window.N = 5; });
+  add(5, 9, 1, 24, [&](Shape& s) { s.scale = 2; });
+  add(3, 5, 2, 5, [&](Shape& s) { s.scale = 3; });
+  add(11, 9, 1, 16, [&](Shape& s) { set(s.window.strides, 2, 2); });
+  add(10, 11, 2, 8, [&](Shape& s) { set(s.window.strides, 3, 1), set(s.window.dilations, 1, 2); });
+  add(9, 9, 1, 8, [&](Shape& s) { set(s.window.kernel, 5, 5); });
+  add(5, 7, 1, 3, [&](Shape& s) { set(s.window.kernel, 4, 5), s.scale = 2; });
+  add(6, 8, 1, 16, [&](Shape& s) { set(s.window.kernel, 1, 1); });
+  add(4, 5, 1, 8, [&](Shape& s) { s.window.pads[0] = 4, s.window.pads[1] = 0, s.window.pads[2] = 0, s.window.pads[3] = 6; });
+  return all;
+}
+
+void run_gradient_shapes() {
+  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
+  const std::vector<Shape> all = gradient_shapes();
+  for (size_t k = 0; k < all.size(); ++k)
+    for (size_t m = 0; m < 3; ++m) {
+      const Shape& s = all[k];
+      const Note note("shape ", k, " for gradients");
+      Random random(k);
+      DdfCase drawn = case_of(random, s.window, s.heads, s.scale, s.heads * s.c);
+      drawn.attributes.combine = (m + k) % 2;
+      drawn.attributes.filter_norm = s.window.taps() > 1 && (m + k / 2) % 2;
+      // Dense rows, vectors, and now and then maps of different layouts.
+      const bool mixed = m == 2;
+      const auto layout = [&](size_t of) { return mixed ? kLayouts[(k + of) % 4] : kLayouts[m]; };
+      DdfCall call(random, drawn, kDtypes[(k + m) % 3], {layout(0), Layout::any, layout(1), Layout::any});
+      const Note what(call.text());
+      const Using use(random.pick({0, 0, 1, 7, 40}), random.pick({0, 1, 2}));
+      check_backward(random, call, 0, layout(2), {layout(3), Layout::any, layout(1), Layout::any});
+    }
+  std::printf("%zu shapes for gradients\n", all.size());
+}
+
+void run_backward(Random& random) {
+  const DdfCase drawn = some_case(random, 12000);
+  const Mode mode = some_mode(random);
+  DdfCall call(random, drawn, mode.dtype);
+  const Note note(call.text());
+  const Using use(random.pick({0, 0, 1, 7, 40}), random.pick({0, 0, 1, 2}));
+  check_backward(random, call, mode.tf32, Cuda::some_map(random));
+}
+
 void run_forward(Random& random) {
   const DdfCase drawn = some_case(random, 60000);
   const Mode mode = some_mode(random);
@@ -137,6 +218,8 @@ void test_constant_filters() {
     DdfCall call(random, constant_case(random, constant), DYNDEPLOY_FLOAT32);
     const Note note("constant filters of ", constant, ": ", call.text());
     check_forward(random, call, 0, Cuda::some_map(random));
+    // What rounding leaves of the mean, and what is near the smallest numbers.
+    if (constant == -0.1f || constant == 1e-30f) check_backward(random, call, 0, Cuda::some_map(random));
   }
 }
 
@@ -151,6 +234,8 @@ int main(int argc, char** argv) {
   check_misuse<DdfCuda>(random, usual_case);
   test_constant_filters();
   fuzz(argc, argv, 200, run_forward);
+  fuzz(argc, argv, 20, run_backward);
   fuzz(argc, argv, 60, run_special);
+  run_gradient_shapes();
   run_shapes();
 }

@@ -1,4 +1,5 @@
-// DGC on CUDA: forward in all layouts and types, with tails along every dim; saliencies that tie, or are no numbers; misuse.
+// DGC on CUDA: forward and backward in all layouts and types, with tails along every dim; saliencies that tie, or are no
+// numbers; misuse.
 #include "cases/dgc.h"
 #include "cuda/misuse.h"
 #include "cuda/operator.h"
@@ -12,6 +13,8 @@ struct DgcCuda : Dgc {
   static constexpr auto packed_bytes = dyndeploy_dgc_cuda_packed_bytes;
   static constexpr auto forward_workspace = dyndeploy_dgc_cuda_forward_workspace;
   static constexpr auto forward = dyndeploy_dgc_cuda_forward;
+  static constexpr auto backward_workspace = dyndeploy_dgc_cuda_backward_workspace;
+  static constexpr auto backward = dyndeploy_dgc_cuda_backward;
   static dyndeploy_status pack(const Attributes* attributes, const dyndeploy_tensor* W, void* packed, uint64_t bytes) {
     return dyndeploy_dgc_cuda_pack(attributes, W, packed, bytes, current_stream());
   }
@@ -77,7 +80,7 @@ void run_shapes() {
   constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
   const std::vector<Shape> all = shapes();
   for (size_t k = 0; k < all.size(); ++k)
-    for (size_t m = 0; m < std::size(kModes); ++m) {
+    for (const size_t m : modes_of(k)) {
       const Shape& s = all[k];
       const Note note("shape ", k);
       Random random(k);
@@ -99,6 +102,67 @@ void run_forward(Random& random) {
   check_forward(random, call, mode.tf32, Cuda::some_map(random));
 }
 
+// Gradients are made with tiles of so many rows, and passes of so many bytes, while this lives.
+struct Use {
+  explicit Use(int32_t rows, int64_t pass_bytes) { CHECK_OK(dyndeploy_dgc_cuda_use(rows, pass_bytes)); }
+  ~Use() { CHECK_OK(dyndeploy_dgc_cuda_use(0, 0)); }
+  Use(const Use&) = delete;
+};
+
+void run_backward(Random& random) {
+  const DgcCase drawn = finite(some_case(random, 15000));
+  const Mode mode = some_mode(random);
+  DgcCall call(random, drawn, mode.dtype);
+  const Note note(call.text());
+  const Use use(random.pick({0, 64, 128}), random.pick<int64_t>({0, 0, 1, 20000}));
+  check_backward(random, call, mode.tf32, Cuda::some_map(random));
+}
+
+// One thing after the other is changed, from tiles that are full in no dim.
+void run_backward_shapes() {
+  std::vector<Shape> all;
+  const auto add = [&](auto change) {
+    Shape shape;
+    shape.window.N = 2;
+    shape.c = 34, shape.inactive = 15, shape.o = 9;
+    change(shape);
+    shape.window.resolve();
+    all.push_back(shape);
+  };
+  const auto set = [](int64_t (&to)[2], int64_t first, int64_t second) { to[0] = first, to[1] = second; };
+  add([](Shape&) {});
+  // More than a tile of pixels, of kept channels, of outputs; of those that are joined; of a part of W's gradient.
+  add([](Shape& s) { s.window.H = 9, s.window.W = 15, s.c = 70, s.inactive = 3; });
+  add([](Shape& s) { s.o = 71, s.heads = 1; });
+  add([&](Shape& s) {
+    set(s.window.kernel, 1, 2), s.window.N = 1, s.window.H = 33, s.window.W = 35, s.c = 5, s.inactive = 1, s.o = 2;
+  });
+  // Phases: strides alone, with a dilation that shares a factor with them, or that leaves pixels out.
+  add([&](Shape& s) { set(s.window.strides, 2, 3), s.window.H = 7, s.window.W = 11; });
+  add([&](Shape& s) { set(s.window.strides, 4, 2), set(s.window.dilations, 6, 2), s.window.H = 17, s.window.W = 9; });
+  add([&](Shape& s) { set(s.window.kernel, 1, 1), set(s.window.strides, 2, 2), std::fill_n(s.window.pads, 4, 0); });
+  add([&](Shape& s) {
+    set(s.window.kernel, 2, 5), set(s.window.strides, 9, 1), s.window.pads[0] = 4, s.window.pads[3] = 6;
+  });
+  add([](Shape& s) { s.saliency = Saliency::ties, s.heads = 4; });
+  add([](Shape& s) { s.saliency = Saliency::relu, s.inactive = -1; });
+  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
+  for (size_t k = 0; k < all.size(); ++k)
+    for (const size_t m : modes_of(k)) {
+      const Shape& s = all[k];
+      const Note note("backward, shape ", k);
+      Random random(k);
+      DgcCase drawn = case_of(random, s.window, s.heads, s.c, s.o, s.inactive, s.saliency);
+      drawn.attributes.shuffle = static_cast<int64_t>((k + m / 2) % 2);
+      const Layout of_x = kLayouts[(k + m) % 4], of_y = kLayouts[(k / 4 + m) % 4], of_dx = kLayouts[(k + 3 * m + 1) % 4];
+      DgcCall call(random, drawn, kModes[m].dtype, {of_x, Layout::any, Layout::any, Layout::any});
+      const Note what(call.text());
+      const Use use((k + m) % 4 ? 0 : 128, m % 2 ? 1 : 0);
+      check_backward(random, call, kModes[m].tf32, of_y, {of_dx, Layout::any, Layout::any, Layout::any});
+    }
+  std::printf("%zu shapes\n", all.size());
+}
+
 // What is no number in a pixel is in all results whose window has it and whose head reads its channel, and in no others.
 void run_special(Random& random) {
   DgcCase drawn = some_case(random, 40000);
@@ -116,6 +180,7 @@ void run_growth(Random& random) {
   WindowCase large = small;
   for (int64_t* size : {&large.N, &large.H, &large.W}) *size = grown(random, *size);
   large.resolve();
+  const Use use(0, random.pick<int64_t>({0, 1 << 16, 1 << 22}));
   check_growth<DgcCuda>(random, a, extents_of(a, small, c, o), extents_of(a, large, grown(random, c), grown(random, o)));
 }
 
@@ -129,7 +194,8 @@ void run_huge(Random& random) {
 // So large that the tiles of 128 rows, and of 128 columns, are taken.
 void run_large() {
   for (const int64_t o : {40, 130})
-    for (const Mode mode : kModes) {
+    for (const size_t m : modes_of(o == 40 ? 0 : 2)) {
+      const Mode mode = kModes[m];
       Random random(static_cast<uint64_t>(o));
       WindowCase window;
       window.N = 4;
@@ -154,8 +220,12 @@ int main(int argc, char** argv) {
   fuzz(argc, argv, 3000, run_growth);
   Random random(1);
   check_misuse<DgcCuda>(random, usual_case);
+  CHECK_REFUSED(dyndeploy_dgc_cuda_use(32, 0), "dgc", "rows");
+  CHECK_REFUSED(dyndeploy_dgc_cuda_use(0, -1), "dgc", "pass");
   fuzz(argc, argv, 60, run_forward);
+  fuzz(argc, argv, 30, run_backward);
   fuzz(argc, argv, 30, run_special);
   run_shapes();
+  run_backward_shapes();
   run_large();
 }

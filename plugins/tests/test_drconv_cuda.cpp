@@ -1,4 +1,4 @@
-// DRConv on CUDA: forward in all layouts and types, with tails along every dim; equal and missing logits; misuse.
+// DRConv on CUDA: forward and backward in all layouts and types, with tails along every dim; equal and missing logits; misuse.
 #include "cases/drconv.h"
 #include "cuda/misuse.h"
 #include "cuda/operator.h"
@@ -11,6 +11,8 @@ struct DrconvCuda : Drconv {
   static constexpr bool is_map[] = {true, false, true, false};
   static constexpr auto forward_workspace = dyndeploy_drconv_cuda_forward_workspace;
   static constexpr auto forward = dyndeploy_drconv_cuda_forward;
+  static constexpr auto backward_workspace = dyndeploy_drconv_cuda_backward_workspace;
+  static constexpr auto backward = dyndeploy_drconv_cuda_backward;
 
   // Half types are multiplied as they are, floats as they are or rounded to TF32.
   static Reference make_reference(const Attributes& attributes, const std::vector<Doubles>& values, int32_t dtype,
@@ -69,7 +71,7 @@ void run_shapes() {
   constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
   const std::vector<Shape> all = shapes();
   for (size_t k = 0; k < all.size(); ++k)
-    for (size_t m = 0; m < std::size(kModes); ++m) {
+    for (const size_t m : modes_of(k)) {
       const Shape& s = all[k];
       const Note note("shape ", k);
       Random random(k);
@@ -82,6 +84,66 @@ void run_shapes() {
       check_forward(random, call, kModes[m].tf32, of_y);
     }
   std::printf("%zu shapes\n", all.size());
+}
+
+// Fewer than of the forward: what it shares with that is tested there.
+std::vector<Shape> backward_shapes() {
+  std::vector<Shape> all;
+  const auto add = [&](auto change) {
+    all.emplace_back();
+    change(all.back());
+    all.back().window.resolve();
+  };
+  const auto pointwise = [&](int64_t regions, int64_t c, int64_t o, Guide guide) {
+    add([&](Shape& s) {
+      s.window.kernel[0] = s.window.kernel[1] = 1;
+      std::fill_n(s.window.pads, 4, 0);
+      s.regions = regions, s.c = c, s.o = o, s.guide = guide, s.window.W = 15;
+    });
+  };
+  pointwise(3, 16, 16, Guide::noise), pointwise(1, 3, 5, Guide::noise), pointwise(3, 72, 65, Guide::ties),
+      pointwise(4, 8, 24, Guide::one);
+  const auto window = [&](int64_t kernel, int64_t stride, int64_t dilation, int64_t c, int64_t o, Guide guide) {
+    add([&](Shape& s) {
+      for (int axis = 0; axis < 2; ++axis) {
+        s.window.kernel[axis] = kernel + axis, s.window.strides[axis] = stride + axis, s.window.dilations[axis] = dilation;
+      }
+      s.window.H = 12, s.window.W = 17, s.c = c, s.o = o, s.guide = guide;
+    });
+  };
+  window(2, 1, 1, 24, 9, Guide::noise), window(3, 1, 2, 7, 33, Guide::blocks), window(1, 2, 1, 33, 8, Guide::noise),
+      window(2, 2, 3, 8, 66, Guide::special), window(4, 3, 1, 5, 1, Guide::noise);
+  return all;
+}
+
+void run_backward_shapes() {
+  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
+  const std::vector<Shape> all = backward_shapes();
+  for (size_t k = 0; k < all.size(); ++k)
+    // Of the windows that take long, every second mode.
+    for (const size_t m : modes_of(k)) {
+      const Shape& s = all[k];
+      const Note note("backward shape ", k);
+      Random random(k);
+      const Layout of_x = kLayouts[(k + m) % 4], of_filters = m % 2 ? Layout::any : Layout::nchw;
+      const DrconvCase drawn = case_of(random, s.window, s.regions, s.c, s.o, s.guide);
+      DrconvCall call(random, drawn, kModes[m].dtype, {of_x, of_filters, kLayouts[(k / 2 + m) % 4], Layout::any});
+      const Note what(call.text());
+      check_backward(random, call, kModes[m].tf32, kLayouts[(k / 4 + m) % 4],
+                     {kLayouts[(k / 3 + m) % 4], k % 2 ? Layout::any : Layout::nchw, Layout::any, Layout::any});
+    }
+  std::printf("%zu shapes backward\n", all.size());
+}
+
+void run_backward(Random& random) {
+  const DrconvCase drawn = some_case(random, 5000);
+  const Mode mode = some_mode(random);
+  DrconvCall call(random, drawn, mode.dtype);
+  // Mostly what the rule does not choose on small maps.
+  CHECK_OK(dyndeploy_drconv_cuda_use_backward(random.pick({0, 128}), random.pick({0, 1, 7, 32, 50}), random.pick({0, 1, 2})));
+  const Note note(call.text());
+  check_backward(random, call, mode.tf32, Cuda::some_map(random));
+  CHECK_OK(dyndeploy_drconv_cuda_use_backward(0, 0, 0));
 }
 
 void run_forward(Random& random) {
@@ -121,7 +183,8 @@ void run_huge(Random& random) {
 // So large that the other tiles are taken.
 void run_large() {
   for (const int64_t regions : {2, 70})
-    for (const Mode mode : kModes) {
+    for (const size_t m : modes_of(regions == 2 ? 0 : 2)) {
+      const Mode mode = kModes[m];
       Random random(static_cast<uint64_t>(regions));
       WindowCase window;
       window.N = 2;
@@ -148,6 +211,8 @@ int main(int argc, char** argv) {
   check_misuse<DrconvCuda>(random, usual_case);
   fuzz(argc, argv, 60, run_forward);
   fuzz(argc, argv, 30, run_special);
+  fuzz(argc, argv, 8, run_backward);
   run_shapes();
+  run_backward_shapes();
   run_large();
 }

@@ -82,17 +82,20 @@ inline bool has_vectors(const dyndeploy_tensor& map) {
   return true;
 }
 
-// Bring X channels last. `units`: of a pixel's channels, see channels_last.cuh; `vectors`: of all of them. A template, so that
-// its kernels are compiled only where it is called.
+// Bring X channels last. `units`: of a pixel's channels, see channels_last.cuh; `vectors`: of all of them; `interleaved`:
+// channels in sequence belong to units in sequence. A template, so that its kernels are compiled only where it is called.
 template <class = void>
 dyndeploy_status launch_channels_last(const char* name, const dyndeploy_tensor& X, int64_t unit_channels,
-                                             int64_t unit_vectors, int64_t vectors, Sixteen* rows, cudaStream_t stream) {
+                                      int64_t unit_vectors, int64_t vectors, Sixteen* rows, cudaStream_t stream,
+                                      bool interleaved = false) {
   const int64_t pixels = X.extents[2] * X.extents[3], tiles = divide_up(pixels, kCopyPixels);
+  const int64_t channel = stride_of(X, 1), units = unit_vectors > 0 ? vectors / unit_vectors : 1;
   const ChannelsLast copy{.x = X.data,
                           .n = stride_of(X, 0),
-                          .c = stride_of(X, 1),
+                          .c = interleaved ? units * channel : channel,
                           .h = stride_of(X, 2),
                           .w = stride_of(X, 3),
+                          .unit = interleaved ? channel : unit_channels * channel,
                           .pixels = static_cast<int>(pixels),
                           .width = static_cast<int>(X.extents[3]),
                           .unit_channels = static_cast<int>(unit_channels),

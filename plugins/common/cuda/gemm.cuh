@@ -3,7 +3,7 @@
 //
 //                 depth, a stage of 64 bytes at a time
 //             ┌────┬────┬────┬─ ─         A  rows x depth: a Rows object makes the next stage while this is multiplied;
-//      rows   │    │ A  │    │               two buffers in shared memory
+//      rows   │    │ A  │    │               two buffers in shared memory; depth inside of rows, or rows inside of depth
 //             └────┴────┴────┴─ ─
 //             ┌────┬────┬────┬─ ─         B  columns x depth, depth contiguous: a Columns object copies it from global
 //     columns │    │ B  │    │               memory, kColumnBuffers - 1 stages ahead
@@ -62,6 +62,68 @@ union GemmShared {
   float sums[Tile::kRows * kSlabPitch];
 };
 
+// --- how A lies in a stage: load, for the products; step, which rows a lane of FloatProduct has: the same for all kM
+
+// Row by row, with the depth of each in four vectors: `place`.
+struct DepthInside {
+  // What an mma needs of rows `row`, … + 15, from depth vector k on: its operand A.
+  static __device__ __forceinline__ void load(uint32_t (&words)[4], const Sixteen* a, int row, int k) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    load_matrices(words, a + place(row + lane % 16, k + lane / 16));
+  }
+  // The four floats of depth vector k, of rows row + step(0), row + step(1), …
+  template <int M>
+  static __device__ __forceinline__ void load(float (&numbers)[M][4], const Sixteen* a, int row, int k) {
+#pragma unroll
+    for (int m = 0; m < M; ++m) unpack<float>(a[place(row + step(m), k)], numbers[m]);
+  }
+
+  static __host__ __device__ constexpr int first(int quarter) { return quarter; }
+  static __host__ __device__ constexpr int step(int m) { return 4 * m; }
+};
+
+// One after the other all rows of each number of depth.
+template <class T, class Tile>
+struct DepthOutside {
+  // Vector `vector` of the rows at `depth`, permuted for reads of the same rows at depths in sequence.
+  static __host__ __device__ constexpr int place(int depth, int vector) {
+    return depth * (Tile::kRows / kPerSixteen<T>) + (vector ^ (sizeof(T) == 2 ? depth & 7 : (depth & 3) << 1));
+  }
+
+  static __device__ __forceinline__ void load(uint32_t (&words)[4], const Sixteen* a, int row, int k) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    if constexpr (sizeof(T) == 2) {
+      load_matrices_transposed(words, a + place(8 * k + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2));
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int of_row = row + lane / 4 + i % 2 * 8;
+        words[i] = a[place(4 * k + lane % 4 + i / 2 * 4, of_row / 4)].words[of_row % 4];
+      }
+    }
+  }
+  template <int M>
+  static __device__ __forceinline__ void load(float (&numbers)[M][4], const Sixteen* a, int row, int k) {
+    static_assert(M % 4 == 0);
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int m = 0; m < M; m += 4) {
+        float four[4];
+        unpack<float>(a[place(4 * k + i, (row + step(m)) / 4)], four);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) numbers[m + j][i] = four[j];
+      }
+  }
+
+  // Four rows in sequence are one vector.
+  static __host__ __device__ constexpr int first(int quarter) { return 4 * quarter; }
+  static __host__ __device__ constexpr int step(int m) { return m / 4 * 16 + m % 4; }
+
+ private:
+  static_assert(Tile::kRows / kPerSixteen<T> >= 8);
+};
+
 // --- how B lies in a stage: load, for the products
 
 // Column by column, with the depth of each in four vectors, as A's rows.
@@ -109,7 +171,7 @@ struct DepthInRows {
 // --- products: sums(), step, put
 
 // On tensor cores. Type: float16 or bfloat16, or tf32 for floats whose fractions are rounded to 10 bits here.
-template <class Tile, class Type, class Operand = DepthInColumns>
+template <class Tile, class Type, class Operand = DepthInColumns, class RowOperand = DepthInside>
 class TensorCoreProduct {
  public:
   __device__ __forceinline__ TensorCoreProduct()
@@ -125,14 +187,12 @@ class TensorCoreProduct {
   }
 
   __device__ __forceinline__ void step(const Sixteen* a, const Sixteen* b) {
-    // Lanes' rows within 16 rows of A, in the order of the matrices.
-    const int row_of_a = row_ + lane_ % 16, vector_of_a = lane_ / 16;
 #pragma unroll
     for (int k = 0; k < kStageVectors; k += 2) {  // an mma is two vectors deep
       uint32_t rows[kM][4];
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        load_matrices(rows[m], a + place(row_of_a + 16 * m, k + vector_of_a));
+        RowOperand::load(rows[m], a, row_ + 16 * m, k);
         round(rows[m]);
       }
 #pragma unroll
@@ -178,13 +238,14 @@ class TensorCoreProduct {
   float sums_[kM][kN][4];
 };
 
-// Of floats, exactly: each product rounded once, with its sum. A lane has every fourth row and eighth column of its warp.
-template <class Tile, class Operand = DepthInColumns>
+// Of floats, exactly: each product rounded once, with its sum. A lane has a quarter of its warp's rows (by RowOperand), and
+// every eighth column.
+template <class Tile, class Operand = DepthInColumns, class RowOperand = DepthInside>
 class FloatProduct {
  public:
   __device__ __forceinline__ FloatProduct()
       : row_(static_cast<int>(threadIdx.x) / kWarp / Tile::kWarpColumns * Tile::kRowsOfWarp +
-             static_cast<int>(threadIdx.x) % kWarp / 8),
+             RowOperand::first(static_cast<int>(threadIdx.x) % kWarp / 8)),
         column_(static_cast<int>(threadIdx.x) / kWarp % Tile::kWarpColumns * Tile::kColumnsOfWarp +
                 static_cast<int>(threadIdx.x) % 8) {
 #pragma unroll
@@ -197,8 +258,7 @@ class FloatProduct {
 #pragma unroll 1
     for (int k = 0; k < kStageVectors; ++k) {
       float rows[kM][4];
-#pragma unroll
-      for (int m = 0; m < kM; ++m) unpack<float>(a[place(row_ + 4 * m, k)], rows[m]);
+      RowOperand::load(rows, a, row_, k);
 #pragma unroll
       for (int n = 0; n < kN; ++n) {
         float column[4];
@@ -217,7 +277,7 @@ class FloatProduct {
 #pragma unroll
     for (int m = 0; m < kM; ++m)
 #pragma unroll
-      for (int n = 0; n < kN; ++n) slab[(row_ + 4 * m) * kSlabPitch + first + 8 * n] = sums_[m][n];
+      for (int n = 0; n < kN; ++n) slab[(row_ + RowOperand::step(m)) * kSlabPitch + first + 8 * n] = sums_[m][n];
   }
 
  private:
@@ -260,7 +320,7 @@ class PackedColumns {
 // product += stages [first, last) of A * B. All threads of the block call it.
 //
 // Rows:     load()                starts the next stage, beginning with `first`; may wait at barriers of the block
-//           store(Sixteen* a)     writes that stage, [row][place]; all kRows of it
+//           store(Sixteen* a)     writes that stage, all kRows of it, where the product's RowOperand reads them
 // Columns:  copy(int stage, Sixteen* b)   by copy_async_sixteen, all kColumns of it
 template <class Tile, class Product, class Rows, class Columns>
 __device__ __forceinline__ void multiply(GemmShared<Tile>& shared, Product& product, Rows& rows, const Columns& columns,

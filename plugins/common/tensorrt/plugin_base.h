@@ -219,6 +219,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
 const Operator& dcnv2_operator();
 const Operator& ddf_operator();
 const Operator& drconv_operator();
+const Operator& drconv_mix_operator();
 const Operator& dgc_operator();
 const Operator& deform_conv_operator();  // ONNX's own
 

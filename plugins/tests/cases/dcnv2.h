@@ -29,12 +29,14 @@ enum class Offsets {
   grid,      // multiples of 1/16 px: exact in every dtype, often at the kinks of the interpolation
   between,   // never at a kink: all four neighbours count
   wild,      // also none, infinite, and far away
+  still,     // 0 to 15/16 px: neighbouring pixels have corners in common
 };
 
 inline double some_offset(Random& random, Offsets offsets) {
   if (offsets == Offsets::anywhere) return 2 * random.normal();
   if (offsets == Offsets::wild && random.chance(0.2))
     return random.pick<double>({NAN, HUGE_VAL, -HUGE_VAL, 1e30, -1e30, 1e9, -1e9, 3e38, -3e38, 65504.0, 2147483648.0, -2147483649.0});
+  if (offsets == Offsets::still) return static_cast<double>(random.integer(0, 15)) / 16;
   if (offsets == Offsets::between) return static_cast<double>(2 * random.integer(-32, 32) + 1) / 16;
   return static_cast<double>(random.integer(-64, 64)) / 16;
 }

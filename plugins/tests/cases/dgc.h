@@ -79,6 +79,15 @@ inline DgcCase some_case(Random& random, int64_t budget) {
                  random.pick({Saliency::relu, Saliency::relu, Saliency::ties, Saliency::signs, Saliency::special}));
 }
 
+// With saliencies that are numbers: a gradient that an infinite one is a factor of is the sum of products with it, or its
+// product with a sum.
+inline DgcCase finite(DgcCase drawn) {
+  Doubles& saliency = drawn.inputs[1];
+  for (int64_t i = 0; i < saliency.count(); ++i)
+    if (!std::isfinite(saliency.flat(i))) saliency.flat(i) = std::isnan(saliency.flat(i)) ? 0.5 : 3.0;
+  return drawn;
+}
+
 // All extents are larger than 1.
 inline DgcCase usual_case(Random& random) { return case_of(random, WindowCase(), 2, 6, 3, 2, Saliency::relu); }
 

@@ -1,6 +1,4 @@
 // Calls of an operator's CPU kernels through the C ABI, in all the ways that must not matter to its result.
-//
-// An operator has `backward_workspace` and `backward` besides what call.h says, or has not.
 #pragma once
 
 #include <memory>
@@ -9,9 +7,6 @@
 #include "call.h"
 
 namespace dyndeploy::test {
-
-template <class Op>
-concept Learns = requires { Op::backward; };
 
 // Exactly so many bytes of rubbish, `past` bytes after a multiple of 64.
 class Bytes {
@@ -188,14 +183,15 @@ void check_backward(Random& random, const Call<Op>& call) {
   });
 }
 
-// The reference's gradients against differences of its forward. A case without kinks, without ReLU.
+// The reference's gradients, of the inputs `which`, against differences of its forward. A case without kinks, without ReLU.
 template <Learns Op>
-void check_reference(Random& random, Case<typename Op::Attributes> drawn) {
+void check_reference(Random& random, Case<typename Op::Attributes> drawn,
+                     std::initializer_list<size_t> which = {0, 1, 2, 3}) {
   drawn.attributes.relu = 0;
   const typename Op::Reference reference(drawn.attributes, drawn.inputs);
   const Doubles of_y = normal_values(random, reference.extents());
   const std::vector<Reals> gradients = reference.backward(of_y);
-  for (size_t i = 0; i < 4; ++i)
+  for (const size_t i : which)
     for (int again = 0; again < 4 && drawn.inputs[i].count(); ++again) {
       const int64_t k = random.integer(0, drawn.inputs[i].count() - 1);
       const auto loss = [&](double step) {
@@ -254,8 +250,8 @@ void check_queries(const typename Op::Attributes& attributes, const Extents& ext
     tensor.strides[tensor.rank - 1] = 1;  // all along the other dims is the same
     return tensor;
   };
-  dyndeploy_tensor inputs[4];
-  for (size_t i = 0; i < 4; ++i) inputs[i] = tensor_of(extents[i]);
+  dyndeploy_tensor inputs[kInputCount<Op>];
+  for (size_t i = 0; i < kInputCount<Op>; ++i) inputs[i] = tensor_of(extents[i]);
   typename Op::Attributes a = attributes;
   std::ostringstream text;
   for (const Number& number : Op::numbers(a)) text << number.name << '=' << *number.value << ' ';

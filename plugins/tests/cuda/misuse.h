@@ -35,6 +35,7 @@ void check_misuse(Random& random, Case<typename Op::Attributes> (*usual)(Random&
     Call<Op> call(random, usual(random), dtype);
     const Note note(call.text());
     CudaMisuse<Op>(random, call).run();
+    if constexpr (Learns<Op>) refuse_backward(random, call, cuda_resources(0));
   }
 }
 

@@ -1,57 +1,28 @@
 // Calls of an operator's CUDA kernels through the C ABI, in all the ways that must not matter to its result.
 //
 // An operator (call.h) has besides: is_map[], which inputs are maps, and make_reference(attributes, values, dtype, tf32),
-// which knows what this machine rounds.
+// which knows what this machine rounds. One whose gradient of X is summed in any order says so: kScatters.
 #pragma once
 
-#include "call.h"
-#include "cuda/tensor.h"
+#include <array>
+#include <functional>
+
+#include "cuda/machine.h"
+#include "cuda/queries.h"
 
 namespace dyndeploy::test {
-
-// The machine of these calls, see call.h.
-struct Cuda {
-  using Tensor = DeviceTensor;
-  using Bytes = DeviceBytes;
-  using Resources = dyndeploy_cuda_resources;
-
-  // Of a map: those with a kernel of their own, and all others.
-  static Layout some_map(Random& random) {
-    return random.pick({Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::hwc8, Layout::map, Layout::map});
-  }
-  template <class Op>
-  static Layout layout(Random& random, size_t input) {
-    return Op::is_map[input] ? some_map(random) : Layout::any;
-  }
-};
-
-// The types of a call, and of its products.
-struct Mode {
-  int32_t dtype, tf32;
-};
-inline constexpr Mode kModes[] = {
-    {DYNDEPLOY_FLOAT32, 0}, {DYNDEPLOY_FLOAT32, 1}, {DYNDEPLOY_FLOAT16, 0}, {DYNDEPLOY_BFLOAT16, 0}};
-
-inline Mode some_mode(Random& random) { return kModes[random.integer(0, 3)]; }
-
-// What factors in registers or shared memory are rounded to.
-inline Rounding rounding_to(int32_t dtype) {
-  return dtype == DYNDEPLOY_FLOAT32 ? Rounding{} : Rounding{rounding_unit(dtype), smallest(dtype) / 2};
-}
-inline Rounding rounding_to_tf32() { return {0x1p-11, 0x1p-126}; }
-
-inline dyndeploy_cuda_resources cuda_resources(int32_t tf32) {
-  return {sizeof(dyndeploy_cuda_resources), current_stream(), nullptr, 0, nullptr, 0, tf32};
-}
 
 // The same for all addresses, since who asks may have none yet.
 template <class Op>
 uint64_t workspace_bytes(const Call<Op>& call, const dyndeploy_tensor& Y, const dyndeploy_cuda_resources& resources) {
   uint64_t bytes = 0, without_data = 0;
   CHECK_OK(Op::forward_workspace(&call.attributes, call.inputs, &Y, &resources, &bytes));
-  dyndeploy_tensor tensors[5] = {call.inputs[0], call.inputs[1], call.inputs[2], call.inputs[3], Y};
+  constexpr size_t kY = kInputCount<Op>;
+  dyndeploy_tensor tensors[kY + 1];
+  std::copy(call.inputs, call.inputs + kY, tensors);
+  tensors[kY] = Y;
   for (dyndeploy_tensor& tensor : tensors) tensor.data = nullptr;
-  CHECK_OK(Op::forward_workspace(&call.attributes, tensors, &tensors[4], &resources, &without_data));
+  CHECK_OK(Op::forward_workspace(&call.attributes, tensors, &tensors[kY], &resources, &without_data));
   CHECK_EQ(bytes, without_data);
   CHECK(bytes < uint64_t{1} << 32);
   return bytes;
@@ -66,39 +37,20 @@ DeviceBytes packed_weights(const Call<Op>& call) {
   return packed;
 }
 
-// `count` bytes, or more, as from who asked for larger tensors. One byte after a line all that the query counted for
-// alignment is needed.
-inline DeviceBytes some_device_workspace(Random& random, uint64_t count) {
-  const int64_t more = random.chance(0.2) ? random.integer(1, 999) : 0;
-  const int64_t past = random.chance(0.5) ? 1 : random.integer(0, 63);
-  return {count + static_cast<uint64_t>(more), static_cast<uint64_t>(past), random.pick({0x00, 0xff, 0x7f}), "workspace"};
-}
-
-// A call's memory besides its tensors.
 template <class Op>
-struct Memory {
-  Memory(Random& random, const Call<Op>& call, const DeviceTensor& Y, int32_t tf32, const DeviceBytes* packed)
-      : resources(with_packed(cuda_resources(tf32), packed)),
-        workspace(some_device_workspace(random, workspace_bytes(call, Y.view(), resources))) {
-    resources.workspace = workspace.data();
-    resources.workspace_bytes = workspace.count();
+Memory forward_memory(Random& random, const Call<Op>& call, const DeviceTensor& Y, int32_t tf32,
+                      const DeviceBytes* packed) {
+  dyndeploy_cuda_resources resources = cuda_resources(tf32);
+  if (packed) {
+    resources.packed = packed->data();
+    resources.packed_bytes = packed->count();
   }
-
-  static dyndeploy_cuda_resources with_packed(dyndeploy_cuda_resources resources, const DeviceBytes* packed) {
-    if (packed) {
-      resources.packed = packed->data();
-      resources.packed_bytes = packed->count();
-    }
-    return resources;
-  }
-
-  dyndeploy_cuda_resources resources;
-  DeviceBytes workspace;
-};
+  return {random, resources, workspace_bytes(call, Y.view(), resources)};
+}
 
 template <class Op>
 void forward(Random& random, const Call<Op>& call, const DeviceTensor& Y, int32_t tf32, const DeviceBytes* packed) {
-  const Memory<Op> memory(random, call, Y, tf32, packed);
+  const Memory memory = forward_memory(random, call, Y, tf32, packed);
   const std::vector<unsigned char> before = packed ? packed->bytes() : std::vector<unsigned char>();
   CHECK_OK(Op::forward(&call.attributes, call.inputs, &Y.view(), &memory.resources));
   Y.check_gaps();
@@ -106,31 +58,38 @@ void forward(Random& random, const Call<Op>& call, const DeviceTensor& Y, int32_
 }
 
 #ifndef DYNDEPLOY_EMULATOR
-// A captured forward on other values in the same memory: the bits of a direct call.
-template <class Op>
-void check_graph(Random& random, Call<Op>& call, DeviceTensor& Y, int32_t tf32) {
+// What enqueue(stream) does, captured, on other values in the same memory: the bits of a direct call.
+inline void check_graph(Random& random, const std::vector<DeviceTensor*>& inputs,
+                        const std::vector<DeviceTensor*>& outputs, const std::function<void(void* stream)>& enqueue) {
   const Note note("as a graph");
-  const Memory<Op> memory(random, call, Y, tf32, nullptr);
-  const auto enqueue = [&] {
-    dyndeploy_cuda_resources resources = memory.resources;
-    resources.stream = current_stream();
-    CHECK_OK(Op::forward(&call.attributes, call.inputs, &Y.view(), &resources));
+  const auto clear = [&] {
+    for (DeviceTensor* output : outputs) output->clear();
   };
-  Y.clear();
-  const Graph graph(enqueue);
-  Y.check_untouched();
+  clear();
+  const Graph graph([&] { enqueue(current_stream()); });
+  for (const DeviceTensor* output : outputs) output->check_untouched();
   for (int replay = 0; replay < 2; ++replay) {
-    for (DeviceTensor& tensor : call.tensors) tensor.shuffle(random);
-    Y.clear();
+    for (DeviceTensor* input : inputs) input->shuffle(random);
+    clear();
     graph.run();
-    Y.check_gaps();
-    const std::vector<unsigned char> bits = Y.elements();
-    Y.clear();
-    enqueue();
-    Y.check_same_bits(bits);
+    std::vector<std::vector<unsigned char>> bits;
+    for (const DeviceTensor* output : outputs) {
+      output->check_gaps();
+      bits.push_back(output->elements());
+    }
+    clear();
+    enqueue(current_stream());
+    for (size_t i = 0; i < outputs.size(); ++i) outputs[i]->check_same_bits(bits[i]);
   }
 }
 #endif
+
+template <class Op>
+std::vector<DeviceTensor*> inputs_of(Call<Op>& call) {
+  std::vector<DeviceTensor*> inputs;
+  for (DeviceTensor& tensor : call.tensors) inputs.push_back(&tensor);
+  return inputs;
+}
 
 // `of_y`: the layout of Y. The inputs' values are others afterwards.
 template <class Op>
@@ -160,100 +119,145 @@ void check_forward(Random& random, Call<Op>& call, int32_t tf32, Layout of_y) {
   });
   for (const DeviceTensor& tensor : call.tensors) tensor.check_unchanged();
 #ifndef DYNDEPLOY_EMULATOR
-  check_graph(random, call, Y, tf32);
+  const Memory memory = forward_memory(random, call, Y, tf32, nullptr);
+  check_graph(random, inputs_of(call), {&Y}, [&](void* stream) {
+    dyndeploy_cuda_resources resources = memory.resources;
+    resources.stream = stream;
+    CHECK_OK(Op::forward(&call.attributes, call.inputs, &Y.view(), &resources));
+  });
 #endif
 }
 
-// --- queries
+// --- gradients
 
-// A tensor without data. Of more than one layout only with four dims.
-inline dyndeploy_tensor tensor_of(const std::vector<int64_t>& extents, int32_t dtype, Layout layout) {
-  dyndeploy_tensor tensor{};
-  tensor.rank = static_cast<int32_t>(extents.size());
-  tensor.dtype = dtype;
-  std::copy(extents.begin(), extents.end(), tensor.extents);
-  std::vector<int> order;
-  for (int axis = tensor.rank - 1; axis >= 0; --axis) order.push_back(axis);
-  if (tensor.rank == 4 && layout != Layout::nchw) order = {1, 3, 2, 0};
-  int64_t stride = 1;
-  for (const int axis : order) {
-    tensor.strides[axis] = stride;
-    const int64_t extent = extents[static_cast<size_t>(axis)];
-    stride *= layout == Layout::hwc8 && axis == 1 ? (extent + 7) / 8 * 8 : std::max<int64_t>(extent, 1);
+using Wanted = std::array<bool, 4>;
+inline constexpr Wanted kAll{true, true, true, true};
+
+// Whether another run may give other bits of the gradient of this input.
+template <class Op>
+constexpr bool scatters(size_t input) {
+  if constexpr (requires { Op::kScatters; }) return Op::kScatters && input == 0;
+  return false;
+}
+
+// The gradients of a call: of Y, which is given, and of the inputs.
+template <Learns Op>
+class Gradients {
+ public:
+  // `of_inputs`: their layouts; empty: drawn.
+  Gradients(Random& random, const Call<Op>& call, const Doubles& gradient, Layout of_y,
+            const std::vector<Layout>& of_inputs = {})
+      : call_(call), of_y_(DeviceTensor::input(random, call.dtype, of_y, gradient)) {
+    for (size_t i = 0; i < 4; ++i) {
+      const Layout layout = of_inputs.empty() ? Cuda::layout<Op>(random, i) : of_inputs[i];
+      outputs_.push_back(DeviceTensor::output(random, call.dtype, layout, call.values[i].extents()));
+    }
   }
-  return tensor;
-}
 
-template <class Op>
-std::string text_of(typename Op::Attributes attributes, const Extents& extents) {
-  std::ostringstream text;
-  for (const Number& number : Op::numbers(attributes)) text << number.name << '=' << *number.value << ' ';
-  for (const std::vector<int64_t>& e : extents) text << ' ' << e;
-  return text.str();
-}
+  DeviceTensor& of_y() { return of_y_; }
+  std::vector<DeviceTensor>& outputs() { return outputs_; }
 
-// The workspace never shrinks with a tensor: who asked for the largest ones has enough for all.
-template <class Op>
-void check_growth(Random& random, const typename Op::Attributes& attributes, const Extents& small,
-                  const Extents& large) {
-  const Mode mode = some_mode(random);
-  const auto of_map = [&] { return random.pick({Layout::nchw, Layout::channels_last, Layout::hwc8}); };
-  const Layout of_inputs[] = {of_map(), of_map(), of_map(), of_map()}, of_y = of_map();
-  const Note note("growth: ", text_of<Op>(attributes, small), " to ", text_of<Op>(attributes, large), ", ",
-                  dtype_name(mode.dtype), mode.tf32 ? ", TF32" : "");
-  const auto bytes_for = [&](const Extents& extents) {
-    dyndeploy_tensor inputs[4];
+  Memory memory(Random& random, int32_t tf32, const Wanted& wanted) const {
+    const dyndeploy_cuda_resources resources = cuda_resources(tf32);
+    return {random, resources, workspace_bytes(resources, wanted)};
+  }
+
+  dyndeploy_status enqueue(const dyndeploy_cuda_resources& resources, const Wanted& wanted) const {
+    const auto gradients = chosen(wanted);
+    return Op::backward(&call_.attributes, &of_y_.view(), call_.inputs, gradients.data(), &resources);
+  }
+
+  void compute(Random& random, int32_t tf32, const Wanted& wanted) {
+    for (DeviceTensor& output : outputs_) output.clear();
+    const Memory with_workspace = memory(random, tf32, wanted);
+    CHECK_OK(enqueue(with_workspace.resources, wanted));
     for (size_t i = 0; i < 4; ++i)
-      inputs[i] = tensor_of(extents[i], mode.dtype, Op::is_map[i] ? of_inputs[i] : Layout::nchw);
-    std::vector<int64_t> of_output(4);
-    CHECK_OK(Op::output(&attributes, inputs, of_output.data()));
-    const dyndeploy_tensor Y = tensor_of(of_output, mode.dtype, of_y);
-    const dyndeploy_cuda_resources resources = cuda_resources(mode.tf32);
-    const Note which("X ", test::text_of(inputs[0]), ", Y ", test::text_of(Y));
-    uint64_t bytes = 0;
-    const dyndeploy_status status = Op::forward_workspace(&attributes, inputs, &Y, &resources, &bytes);
-    // It may be too large for the kernels.
-    if (status == DYNDEPLOY_UNSUPPORTED) return UINT64_MAX;
-    CHECK_OK(status);
+      if (wanted[i])
+        outputs_[i].check_gaps();
+      else
+        outputs_[i].check_untouched();
+  }
+
+ private:
+  std::array<dyndeploy_tensor, 4> chosen(const Wanted& wanted) const {
+    std::array<dyndeploy_tensor, 4> gradients;
+    for (size_t i = 0; i < 4; ++i) {
+      gradients[i] = outputs_[i].view();
+      if (!wanted[i]) gradients[i].data = nullptr;
+    }
+    return gradients;
+  }
+
+  // Of all addresses only those of the gradients matter, and only whether they are there.
+  uint64_t workspace_bytes(const dyndeploy_cuda_resources& resources, const Wanted& wanted) const {
+    uint64_t bytes = 0, without_data = 0;
+    auto gradients = chosen(wanted);
+    const auto query = [&](const dyndeploy_tensor& of_y, const dyndeploy_tensor* inputs, uint64_t* answer) {
+      return Op::backward_workspace(&call_.attributes, &of_y, inputs, gradients.data(), &resources, answer);
+    };
+    CHECK_OK(query(of_y_.view(), call_.inputs, &bytes));
+    dyndeploy_tensor tensors[5] = {call_.inputs[0], call_.inputs[1], call_.inputs[2], call_.inputs[3], of_y_.view()};
+    for (dyndeploy_tensor& tensor : tensors) tensor.data = nullptr;
+    for (dyndeploy_tensor& gradient : gradients)
+      if (gradient.data) gradient.data = somewhere();
+    CHECK_OK(query(tensors[4], tensors, &without_data));
+    CHECK_EQ(bytes, without_data);
+    CHECK(bytes < uint64_t{1} << 32);
     return bytes;
-  };
-  const uint64_t of_small = bytes_for(small), of_large = bytes_for(large);
-  CHECK(of_small != UINT64_MAX);
-  if (of_small > of_large) CHECK_EQ(of_small, of_large);
-}
+  }
 
-// A size, or a larger one.
-inline int64_t grown(Random& random, int64_t size) {
-  return size + (random.chance(0.5) ? 0 : random.integer(1, random.pick<int64_t>({1, 8, 100, 300})));
-}
+  const Call<Op>& call_;
+  DeviceTensor of_y_;
+  std::vector<DeviceTensor> outputs_;
+};
 
-// The queries with tensors that no memory holds: refused, or answered without an overflow, which a sanitizer sees.
-template <class Op>
-void check_queries(Random& random, const typename Op::Attributes& attributes, const Extents& extents) {
-  const Note note("queries: ", text_of<Op>(attributes, extents));
-  const auto strided = [&](const std::vector<int64_t>& e) {
-    dyndeploy_tensor tensor{};
-    tensor.rank = static_cast<int32_t>(e.size());
-    tensor.dtype = DYNDEPLOY_BFLOAT16;
-    std::copy(e.begin(), e.end(), tensor.extents);
-    // All along the other dims is the same.
-    tensor.strides[tensor.rank == 4 && random.chance(0.5) ? 1 : tensor.rank - 1] = 1;
-    return tensor;
+// All gradients, in every order of threads, and some of them. `of_y`: the layout of the gradient of Y; `of_inputs`: those
+// of the gradients of the inputs, drawn if there are none. The inputs' values are others afterwards.
+template <Learns Op>
+void check_backward(Random& random, Call<Op>& call, int32_t tf32, Layout of_y,
+                    const std::vector<Layout>& of_inputs = {}) {
+  const auto reference = Op::make_reference(call.attributes, call.values, call.dtype, tf32);
+  Gradients<Op> gradients(random, call, normal_values(random, reference.extents()), of_y, of_inputs);
+  const std::vector<Reals> expected = reference.backward(gradients.of_y().values());
+  const Note note("backward, ", tf32 ? "TF32, " : "", "gradient ", text_of(gradients.of_y().view()));
+  std::vector<DeviceTensor>& outputs = gradients.outputs();
+  std::vector<std::vector<unsigned char>> bits(4);
+  const auto run = [&](const Wanted& wanted, bool again) {
+    gradients.compute(random, tf32, wanted);
+    for (size_t i = 0; i < 4; ++i) {
+      const Note which("gradient of ", Op::inputs[i], ", ", text_of(outputs[i].view()));
+      if (!wanted[i]) continue;
+      if (again && !scatters<Op>(i))
+        outputs[i].check_same_bits(bits[i]);
+      else
+        outputs[i].check_close(expected[i]);
+      bits[i] = outputs[i].elements();
+    }
   };
-  dyndeploy_tensor inputs[4];
-  for (size_t i = 0; i < 4; ++i) inputs[i] = strided(extents[i]);
-  std::vector<int64_t> of_y(4, -1);
-  uint64_t bytes = 0;
-  if constexpr (Packs<Op>)
-    if (Op::packed_bytes(&attributes, &inputs[2], &bytes) == DYNDEPLOY_OK) CHECK(bytes < uint64_t{1} << 62);
-  if (Op::output(&attributes, inputs, of_y.data()) != DYNDEPLOY_OK) return;
-  const dyndeploy_tensor Y = strided(of_y);
-  const dyndeploy_cuda_resources resources = cuda_resources(0);
-  const dyndeploy_status status = Op::forward_workspace(&attributes, inputs, &Y, &resources, &bytes);
-  if (status == DYNDEPLOY_OK)
-    CHECK(bytes < uint64_t{1} << 62);
-  else
-    CHECK_REFUSED(status, Op::name);
+  run(kAll, false);
+  for_each_run(random, [&](const char* what) {
+    const Note how(what);
+    run(kAll, true);
+  });
+  {
+    const Wanted some{random.chance(0.5), random.chance(0.5), random.chance(0.5), random.chance(0.5)};
+    const Note how("without the gradients of some");
+    run(some, false);
+  }
+  for (const DeviceTensor& tensor : call.tensors) tensor.check_unchanged();
+  gradients.of_y().check_unchanged();
+#ifndef DYNDEPLOY_EMULATOR
+  const Memory memory = gradients.memory(random, tf32, kAll);
+  std::vector<DeviceTensor*> inputs = inputs_of(call), same;
+  inputs.push_back(&gradients.of_y());
+  for (size_t i = 0; i < 4; ++i)
+    if (!scatters<Op>(i)) same.push_back(&outputs[i]);
+  check_graph(random, inputs, same, [&](void* stream) {
+    dyndeploy_cuda_resources resources = memory.resources;
+    resources.stream = stream;
+    CHECK_OK(gradients.enqueue(resources, kAll));
+  });
+#endif
 }
 
 }  // namespace dyndeploy::test

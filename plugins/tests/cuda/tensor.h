@@ -72,7 +72,9 @@ class DeviceTensor {
     upload();
   }
 
-  static const char* name_of(DeviceMemory::Use use) { return use == DeviceMemory::Use::input ? "an input" : "Y"; }
+  static const char* name_of(DeviceMemory::Use use) {
+    return use == DeviceMemory::Use::input ? "an input" : "an output";
+  }
 
   // An input that can be read 16 bytes at a time, pixel by pixel, has whole 16 bytes behind its last pixel, too.
   uint64_t readable(DeviceMemory::Use use) const {

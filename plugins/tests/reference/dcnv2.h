@@ -6,7 +6,8 @@
 
 namespace dyndeploy::test {
 
-// inputs: X, offset_mask, W, B; their extents are right. `of_sample`, `of_weight`: what the product's factors are rounded to.
+// inputs: X, offset_mask, W, B; their extents are right. `of_sample`, `of_weight`: what the factors of products are rounded to,
+// the gradient of Y as W.
 class Dcnv2Reference {
  public:
   Dcnv2Reference(const dyndeploy_dcnv2& attributes, const std::vector<Doubles>& inputs, Rounding of_sample = {},
@@ -55,8 +56,9 @@ class Dcnv2Reference {
               const Real sample = interpolate(n, c, p), m = mask(n, g, t, i, j);
               Sum column;
               for (int64_t o = group * outputs; o < (group + 1) * outputs; ++o) {
-                column.add(Real{gradient(n, o, i, j)} * Real{W(o, c % width, t / kw, t % kw)});
-                dW(o, c % width, t / kw, t % kw).add(Real{gradient(n, o, i, j)} * sample * m);
+                const Real of_y = of_weight_(Real{gradient(n, o, i, j)});
+                column.add(of_y * of_weight_(Real{W(o, c % width, t / kw, t % kw)}));
+                dW(o, c % width, t / kw, t % kw).add(of_y * of_sample_(sample * m));
               }
               for (int corner = 0; corner < 4; ++corner)
                 if (p.exists[corner])

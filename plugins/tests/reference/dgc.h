@@ -6,7 +6,8 @@
 
 namespace dyndeploy::test {
 
-// inputs: X, saliency, W, B; their extents are right. Gated channels and weights are rounded before they are multiplied.
+// inputs: X, saliency, W, B; their extents are right. Gated channels, and the other factors, are rounded before they are
+// multiplied.
 class DgcReference {
  public:
   DgcReference(const dyndeploy_dgc& attributes, const std::vector<Doubles>& inputs, Rounding of_gated = {},
@@ -53,15 +54,61 @@ class DgcReference {
     return Y;
   }
 
+  // Gradients of the inputs.
+  std::vector<Reals> backward(const Doubles& gradient) const {
+    Array<Sum> dX(X.extents()), dSaliency(saliency.extents()), dW(W.extents()), dB(B.extents());
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t h = 0; h < a.heads; ++h) {
+        const auto of_y = [&](int64_t r, int64_t i, int64_t j) {
+          return Real{gradient(n, a.shuffle ? r * a.heads + h : h * rows + r, i, j)};
+        };
+        for (int64_t r = 0; r < rows; ++r)
+          for (int64_t i = 0; i < Ho; ++i)
+            for (int64_t j = 0; j < Wo; ++j) dB(h * rows + r).add(of_y(r, i, j));
+        for (int64_t c = 0; c < C; ++c) {
+          if (!kept(n, h, c)) continue;
+          const Real gate{saliency(n, h * C + c)};
+          Array<Sum> of_copy({H, Wd});
+          for (int64_t t = 0; t < kh * kw; ++t)
+            for (int64_t i = 0; i < Ho; ++i)
+              for (int64_t j = 0; j < Wo; ++j) {
+                const int64_t y = row_of(i, t), x = column_of(j, t);
+                if (!inside(y, x)) continue;
+                const Real gated = of_gated_(gate * Real{X(n, c, y, x)});
+                for (int64_t r = 0; r < rows; ++r) {
+                  const Real of_output = of_weight_(of_y(r, i, j));
+                  of_copy(y, x).add(of_output * of_weight_(Real{W(h * rows + r, c, t / kw, t % kw)}));
+                  dW(h * rows + r, c, t / kw, t % kw).add(of_output * gated);
+                }
+              }
+          for (int64_t y = 0; y < H; ++y)
+            for (int64_t x = 0; x < Wd; ++x) {
+              dX(n, c, y, x).add(gate * Real(of_copy(y, x)));
+              dSaliency(n, h * C + c).add(Real{X(n, c, y, x)} * Real(of_copy(y, x)));
+            }
+        }
+      }
+    std::vector<Reals> gradients;
+    for (const Array<Sum>* sums : {&dX, &dSaliency, &dW, &dB}) {
+      gradients.emplace_back(sums->extents());
+      for (int64_t i = 0; i < sums->count(); ++i) gradients.back().flat(i) = sums->flat(i);
+    }
+    return gradients;
+  }
+
  private:
+  // Where tap t of output row i, of output column j, looks in X.
+  int64_t row_of(int64_t i, int64_t t) const { return i * a.strides[0] - a.pads[0] + t / kw * a.dilations[0]; }
+  int64_t column_of(int64_t j, int64_t t) const { return j * a.strides[1] - a.pads[1] + t % kw * a.dilations[1]; }
+  bool inside(int64_t y, int64_t x) const { return y >= 0 && y < H && x >= 0 && x < Wd; }
+
   Real output(int64_t n, int64_t h, int64_t row, int64_t i, int64_t j, const std::vector<int64_t>& channels) const {
     Sum sum;
     sum.add({B(row)});
     for (const int64_t c : channels)
       for (int64_t t = 0; t < kh * kw; ++t) {
-        const int64_t y = i * a.strides[0] - a.pads[0] + t / kw * a.dilations[0];
-        const int64_t x = j * a.strides[1] - a.pads[1] + t % kw * a.dilations[1];
-        if (y >= 0 && y < H && x >= 0 && x < Wd)
+        const int64_t y = row_of(i, t), x = column_of(j, t);
+        if (inside(y, x))
           sum.add(of_weight_(Real{W(row, c, t / kw, t % kw)}) *
                   of_gated_(Real{saliency(n, h * C + c)} * Real{X(n, c, y, x)}));
       }

@@ -69,7 +69,7 @@ inline Node deform_conv_node(Random& random) {
 
 inline Node some_node(Random& random) {
   const char* const version = random.pick({"1", "1-tf32"});
-  switch (random.integer(0, 4)) {
+  switch (random.integer(0, 5)) {
     case 0:
       return dcnv2_node(random, version);
     case 1:
@@ -77,6 +77,8 @@ inline Node some_node(Random& random) {
     case 2:
       return drconv_node(random, version);
     case 3:
+      return drconv_mix_node(random, version);
+    case 4:
       return dgc_node(random, version);
     default:
       return deform_conv_node(random);

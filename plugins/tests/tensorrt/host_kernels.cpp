@@ -14,31 +14,32 @@
 
 // Workspace is asked for as it is of a GPU's kernels, but not used: that of the CPU's may be larger for smaller
 // tensors.
-#define ON_THE_CPU(op)                                                                                               \
-  dyndeploy_status dyndeploy_##op##_cuda_forward_workspace(const dyndeploy_##op* attributes,                         \
-                                                           const dyndeploy_tensor inputs[4],                         \
+#define ON_THE_CPU(op, forward)                                                                                      \
+  dyndeploy_status dyndeploy_##op##_cuda_##forward##_workspace(const dyndeploy_##op* attributes,                     \
+                                                           const dyndeploy_tensor* inputs,                           \
                                                            const dyndeploy_tensor* output,                           \
                                                            const dyndeploy_cuda_resources*, uint64_t* bytes) {       \
     dyndeploy_resources resources{};                                                                                 \
     resources.size = sizeof resources;                                                                               \
-    return dyndeploy_##op##_cpu_forward_workspace(attributes, inputs, output, &resources, bytes);                    \
+    return dyndeploy_##op##_cpu_##forward##_workspace(attributes, inputs, output, &resources, bytes);                \
   }                                                                                                                  \
-  dyndeploy_status dyndeploy_##op##_cuda_forward(const dyndeploy_##op* attributes, const dyndeploy_tensor inputs[4], \
+  dyndeploy_status dyndeploy_##op##_cuda_##forward(const dyndeploy_##op* attributes, const dyndeploy_tensor* inputs, \
                                                  const dyndeploy_tensor* output,                                     \
                                                  const dyndeploy_cuda_resources* from_tensorrt) {                    \
     uint64_t bytes = 0;                                                                                              \
-    DYNDEPLOY_TRY(dyndeploy_##op##_cuda_forward_workspace(attributes, inputs, output, from_tensorrt, &bytes));       \
+    DYNDEPLOY_TRY(dyndeploy_##op##_cuda_##forward##_workspace(attributes, inputs, output, from_tensorrt, &bytes));   \
     std::vector<unsigned char> memory(bytes);                                                                        \
     dyndeploy_resources resources{};                                                                                 \
     resources.size = sizeof resources;                                                                               \
     resources.workspace = memory.data();                                                                             \
     resources.workspace_bytes = bytes;                                                                               \
-    return dyndeploy_##op##_cpu_forward(attributes, inputs, output, &resources);                                     \
+    return dyndeploy_##op##_cpu_##forward(attributes, inputs, output, &resources);                                   \
   }
-ON_THE_CPU(dcnv2)
-ON_THE_CPU(ddf)
-ON_THE_CPU(drconv)
-ON_THE_CPU(dgc)
+ON_THE_CPU(dcnv2, forward)
+ON_THE_CPU(ddf, forward)
+ON_THE_CPU(drconv, forward)
+ON_THE_CPU(drconv, forward_mix)
+ON_THE_CPU(dgc, forward)
 
 namespace dyndeploy::dcnv2 {
 

@@ -8,6 +8,7 @@
 #include "reference/ddf.h"
 #include "reference/dgc.h"
 #include "reference/drconv.h"
+#include "reference/drconv_mix.h"
 
 namespace dyndeploy::test {
 
@@ -118,6 +119,34 @@ inline Node drconv_node(Random& random, const char* version = "1") {
     return DrconvReference(a, values, rounding_to(dtype, tf32)).forward();
   };
   return {"DynamicRegionAwareConv2d", "dyndeploy", version, fields, inputs, {true, false, true, false},
+          extents(larger(random, window)), reference};
+}
+
+inline Node drconv_mix_node(Random& random, const char* version = "1") {
+  const WindowCase window(random);
+  int64_t regions = random.pick<int64_t>({1, 3, 8, 32}), bases = random.pick<int64_t>({1, 2, 5, 8});
+  int64_t c = some_width(random), o = some_width(random);
+  const int64_t N = std::max<int64_t>(window.N, 1);
+  fit(10000, N * window.pixels() * window.taps(), {&c, &o, &bases});
+  fit(20000, N * window.taps(), {&regions, &c, &o});
+  dyndeploy_drconv a{};
+  a.size = sizeof a;
+  window.write(a);
+  std::copy(window.kernel, window.kernel + 2, a.kernel_shape);
+  a.regions = regions;
+  a.relu = random.integer(0, 1);
+  const auto extents = [&](const WindowCase& w) -> Extents {
+    return {{w.N, c, w.H, w.W}, {w.N, regions, bases}, {bases * o, c * w.taps()}, {w.N, regions, w.Ho, w.Wo}, {o}};
+  };
+  std::vector<Doubles> inputs;
+  for (const auto& of_input : extents(window)) inputs.push_back(normal_values(random, of_input));
+  Fields fields = window_fields(a);
+  fields.ints("kernel_shape", {a.kernel_shape[0], a.kernel_shape[1]}).ints("regions", {regions}).ints("relu", {a.relu});
+  const auto reference = [a, tf32 = is_tf32(version)](const std::vector<Doubles>& values, int32_t dtype) {
+    const Rounding rounding = rounding_to(dtype, tf32);
+    return DrconvMixReference(a, values, rounding, rounding).forward();
+  };
+  return {"MixedRegionAwareConv2d", "dyndeploy", version, fields, inputs, {true, false, false, true, false},
           extents(larger(random, window)), reference};
 }
 

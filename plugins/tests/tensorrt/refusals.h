@@ -61,7 +61,7 @@ inline void check_not_created(const Node& node, const Fields& fields, const std:
 // Fields that are no attributes of the operator, or too few, or contradict it.
 inline void test_fields(Random& random) {
   const Node dcnv2 = dcnv2_node(random), ddf = ddf_node(random), deform_conv = deform_conv_node(random);
-  for (const Node& node : {dcnv2, ddf, drconv_node(random), dgc_node(random)}) {
+  for (const Node& node : {dcnv2, ddf, drconv_node(random), drconv_mix_node(random), dgc_node(random)}) {
     const nvinfer1::PluginFieldCollection declared = *creator_of(node).getFieldNames();
     std::vector<std::string> names = node.fields.names(), declared_names;
     for (int32_t i = 0; i < declared.nbFields; ++i) declared_names.push_back(declared.fields[i].name);
@@ -92,8 +92,8 @@ inline void test_fields(Random& random) {
 
 // Tensors that do not fit the operator or each other, at every point where TensorRT shows them.
 inline void test_tensors(Random& random) {
-  for (const Node& node : {dcnv2_node(random), ddf_node(random), drconv_node(random), dgc_node(random),
-                           deform_conv_node(random)}) {
+  for (const Node& node : {dcnv2_node(random), ddf_node(random), drconv_node(random), drconv_mix_node(random),
+                           dgc_node(random), deform_conv_node(random)}) {
     const Plugin plugin = create(node, node.fields, TensorRTPhase::kBUILD);
     const Extents good = extents_of(node.inputs);
     const auto count = static_cast<int32_t>(good.size());
