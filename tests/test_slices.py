@@ -32,8 +32,8 @@ PLUGIN_PARTS = ["kernels.h", "problem.h", "problem.cpp", "kernels.cpp", "cpu.h",
 PLUGIN_PARTS += ["onnxruntime.cpp", "tensorrt.cpp"]
 PARTS = ["__init__.py", "reference.py", "op.py", "module.py", "onnx.py", "checkpoint.py", "README.md"]
 
-each_operator = pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.folder)
-each_custom_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
+each_operator = pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.key)
+each_custom_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.key)
 TORCH_TENSORS = {"X": "x", "W": "weight", "B": "bias"}
 
 
@@ -52,7 +52,7 @@ def test_parts_are_there(spec):
 @each_custom_op
 def test_plugin_parts_are_there(spec):
     assert [part for part in PLUGIN_PARTS if not (PLUGINS / spec.folder / part).is_file()] == []
-    assert (PLUGINS / "tests" / "reference" / f"{spec.folder}.h").is_file()
+    assert (PLUGINS / "tests" / "reference" / f"{spec.key}.h").is_file()
 
 
 @each_custom_op
@@ -61,6 +61,14 @@ def test_every_attribute_is_read_by_the_onnxruntime_op(spec):
     text = (PLUGINS / spec.folder / "onnxruntime.cpp").read_text(encoding="utf-8")
     assert re.findall(r'node\("(\w+)", a\.(\w+)\);', text) == [(a.name, a.name) for a in spec.attributes]
     assert f'kName = "{spec.name}"' in text
+
+
+@each_custom_op
+def test_parts_of_a_variant_are_there(spec):
+    for part in ("reference", "op", "onnx"):
+        assert (ROOT / spec.module(part).replace(".", "/")).with_suffix(".py").is_file()
+    assert (PLUGINS / "tests" / f"test_{spec.key}.cpp").is_file()
+    assert (PLUGINS / "tests" / f"test_{spec.key}_cuda.cpp").is_file()
 
 
 @each_operator
@@ -137,7 +145,7 @@ def as_onnx(attribute, value, annotation):
 
 @each_custom_op
 def test_defaults_of_the_function(spec):
-    function = getattr(import_module(f"dyndeploy.ops.{spec.folder}.op"), spec.torch_name)
+    function = getattr(import_module(spec.module("op")), spec.torch_name)
     parameters, hints = inspect.signature(function).parameters, typing.get_type_hints(function)
     tensors = [TORCH_TENSORS.get(t.name, t.name) for t in spec.inputs]
     assert list(parameters) == tensors + [a.torch_name for a in spec.attributes]
@@ -153,7 +161,7 @@ def test_defaults_of_the_function(spec):
 
 @each_custom_op
 def test_onnx_schema(spec):
-    import_module(f"dyndeploy.ops.{spec.folder}.onnx")
+    import_module(spec.module("onnx"))
     schema = onnx.defs.get_schema(spec.name, VERSION, DOMAIN)
     kinds = onnx.defs.OpSchema.AttrType
     types = {"int": kinds.INT, "float": kinds.FLOAT, "ints": kinds.INTS}
@@ -171,9 +179,9 @@ def test_onnx_schema(spec):
 
 def bodies_of(spec):
     """One body, or two where there is one for runtimes that lack an op."""
-    module = import_module(f"dyndeploy.ops.{spec.folder}.onnx")
+    module = import_module(spec.module("onnx"))
     choices = (False, True) if hasattr(module, "gridsample_body") else (False,)
-    return [bodies([spec.folder], gridsample=choice)[spec.name] for choice in choices]
+    return [bodies([spec.key], gridsample=choice)[spec.name] for choice in choices]
 
 
 @each_custom_op
@@ -204,7 +212,7 @@ def test_bodies_are_standard_ops_and_use_every_input(spec):
 
 @each_custom_op
 def test_what_decides_can_be_asked_for_its_decision(spec):
-    assert hasattr(import_module(f"dyndeploy.ops.{spec.folder}.onnx"), "choice") == (spec.choice is not None)
+    assert hasattr(import_module(spec.module("onnx")), "choice") == (spec.choice is not None)
     if spec.choice is not None:
         choice, (body, *_) = choice_of(spec), bodies_of(spec)
         assert [v.name for v in choice.inputs] == [spec.choice]
@@ -254,7 +262,7 @@ def alternatives():
     """(spec, gridsample) for every body there is."""
     for spec in custom_ops():
         for gridsample in (False, True)[: len(bodies_of(spec))]:
-            yield pytest.param(spec, gridsample, id=f"{spec.folder}-{'gridsample' if gridsample else 'standard'}")
+            yield pytest.param(spec, gridsample, id=f"{spec.key}-{'gridsample' if gridsample else 'standard'}")
 
 
 @pytest.mark.parametrize(("spec", "gridsample"), list(alternatives()))

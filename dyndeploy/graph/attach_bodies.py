@@ -30,10 +30,10 @@ class AttachBodies(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Attach."""
-        folders = {spec.folder for _, spec in custom_nodes(model)}
-        if not folders:
+        keys = {spec.key for _, spec in custom_nodes(model)}
+        if not keys:
             return ir.passes.PassResult(model, False)
         model.opset_imports[DOMAIN] = VERSION
-        for function in bodies(sorted(folders), gridsample=self.gridsample).values():
+        for function in bodies(sorted(keys), gridsample=self.gridsample).values():
             model.functions[function.identifier()] = function
         return ir.passes.PassResult(model, True)

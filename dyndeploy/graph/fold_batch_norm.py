@@ -30,8 +30,8 @@ class FoldBatchNorm(ir.passes.InPlacePass):
 
     1. ModulatedDeformConv2d: rows of W and B.
     2. DynamicGroupConv2d: rows of W and B, through the permutation of the channel shuffle.
-    3. DynamicRegionAwareConv2d: the filters are computed, but linearly from constants: rows of the bases (MatMul) or
-       of the generator's last convolution; and B.
+    3. MixedRegionAwareConv2d: rows of the banks and B. DynamicRegionAwareConv2d: the filters are computed, but linearly
+       from constants: rows of the bases (MatMul) or of the generator's last convolution; and B.
     4. DecoupledDynamicFilter with combine "mul": the scale moves into channel_gain; the op has no bias, so the shift
        remains as one Add. With combine "add" the output is not linear in one of the filters: the node stays.
 
@@ -56,9 +56,9 @@ class FoldBatchNorm(ir.passes.InPlacePass):
                 if node.op_type == "Conv" and not node.domain and _fold_conv(node, *affine):
                     absorb(node, norm)
                     modified = True
-            elif _FOLD[spec.folder](node, spec, *affine):
+            elif _FOLD[spec.key](node, spec, *affine):
                 modified = True
-                if spec.folder == "ddf":
+                if spec.key == "ddf":
                     _replace_by_add(node, norm, affine[1])
                 else:
                     absorb(node, norm)
@@ -106,6 +106,15 @@ def _fold_rows(node: ir.Node, spec: OpSpec, scale: Array, shift: Array) -> bool:
         channel_of_row = np.arange(len(bias)).reshape(-1, heads).T.reshape(-1)
         scale, shift = scale[channel_of_row], shift[channel_of_row]
     _replace(node, spec, "W", weight * scale[:, None, None, None])
+    _replace(node, spec, "B", bias * scale + shift)
+    return True
+
+
+def _fold_banks(node: ir.Node, spec: OpSpec, scale: Array, shift: Array) -> bool:
+    banks, bias = constant(input_of(node, spec, "banks")), constant(input_of(node, spec, "B"))
+    if banks is None or bias is None:
+        return False
+    _replace(node, spec, "banks", banks * np.tile(scale, banks.shape[0] // len(scale))[:, None])
     _replace(node, spec, "B", bias * scale + shift)
     return True
 
@@ -184,5 +193,6 @@ _FOLD: Mapping[str, Callable[[ir.Node, OpSpec, Array, Array], bool]] = {
     "dcnv2": _fold_rows,
     "dgc": _fold_rows,
     "drconv": _fold_generated,
+    "drconv_mix": _fold_banks,
     "ddf": _fold_gain,
 }

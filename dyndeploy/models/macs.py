@@ -214,7 +214,8 @@ class _Op:
         call: the module that it ran in.
         feeds: the ops whose results it passes on.
         fixed: its result depends on sizes alone, on no input and no weight.
-        macs: its own.
+        macs: its own, without those that make filters.
+        generation: those.
         output_shape: of its first result.
         read: some op has read its result.
         needed: its result serves for more than making filters, offsets, guides or saliencies.
@@ -224,6 +225,7 @@ class _Op:
     feeds: list[_Op]
     fixed: bool
     macs: int = 0
+    generation: int = 0
     output_shape: tuple[int, ...] = ()
     read: bool = False
     needed: bool = False
@@ -283,7 +285,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._count_elements(packet.__name__.strip("_"), args, result)
         if packet in _DYNAMIC:
             op.call.dynamic = True
-            op.macs, extras = operations(_DYNAMIC[packet], args)
+            macs, op.generation, extras = operations(_DYNAMIC[packet], args)
+            op.macs = macs - op.generation
             self.elementwise["dynamic"] += extras
         elif packet in _FLOPS and not (packet in (aten.mm, aten.bmm) and any(map(self._is_fixed, _storages(args)))):
             op.macs = _FLOPS[packet](*args, **kwargs, out_val=result) // 2
@@ -330,6 +333,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 for other in op.feeds:
                     other.needed = True
         for op in self._ops:
+            (_dynamic_layer(op.call) or op.call).generator += op.generation
             if op.macs and op.needed:
                 op.call.macs += op.macs
                 op.call.output_shape = op.output_shape

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx.defs import OpSchema
 
-from dyndeploy.ops._spec import DOMAIN, PLUGIN_ATTRIBUTES, VERSION, OpSpec
+from dyndeploy.ops._spec import DOMAIN, PLUGIN_ATTRIBUTES, VERSION, OpSpec, spec_of
 
 #: The opset of exported models and of the bodies: the first with DeformConv in bfloat16.
 OPSET = 22
@@ -244,16 +244,16 @@ class Body:
         return ir.Function(DOMAIN, name, graph=graph, attributes=attributes)
 
 
-def bodies(folders: Sequence[str], *, gridsample: bool = False) -> dict[str, ir.Function]:
-    """ONNX op type -> function body, for the operators in `folders`.
+def bodies(keys: Sequence[str], *, gridsample: bool = False) -> dict[str, ir.Function]:
+    """ONNX op type -> function body, of some operators.
 
     Args:
-        folders: operator folders.
+        keys: of the operators: "dcnv2", "drconv_mix".
         gridsample: take the body of ModulatedDeformConv2d that needs no DeformConv kernel.
     """
     result: dict[str, ir.Function] = {}
-    for folder in folders:
-        module = _module(folder)
+    for key in keys:
+        module = _module(spec_of(key))
         function = module.gridsample_body() if gridsample and hasattr(module, "gridsample_body") else module.body()
         result[function.name] = function
     return result
@@ -265,10 +265,10 @@ def choice_of(spec: OpSpec) -> ir.Function:
     Its output is what `dyndeploy.runtimes.program` can impose: regions (int64) [N, Ho, Wo], or kept channels (bool)
     [N, heads, C].
     """
-    function: ir.Function = _module(spec.folder).choice()
+    function: ir.Function = _module(spec).choice()
     return function
 
 
-def _module(folder: str) -> ModuleType:
+def _module(spec: OpSpec) -> ModuleType:
     """The operator's onnx.py; it imports this file, and so it is imported when first needed."""
-    return importlib.import_module(f"dyndeploy.ops.{folder}.onnx")
+    return importlib.import_module(spec.module("onnx"))

@@ -102,10 +102,13 @@ class OpSpec:
         kernel: how K = kh*kw is known: from an input's last two dims ("weight:<input>") or from kernel_shape.
         choice: the input in which a discrete choice is hidden (argmax, top-k), if any.
         macs: multiply-accumulates of one call, as an expression of symbols; those that the papers count.
+        generation: how many of them make filters.
         extras: its operations beside them, which the papers leave out or count apart: sampling and masks, joining
             or gating filters.
         dtypes: tensor dtypes of the ONNX op (torch has float64 as well).
         tolerance: relative L2 error to float64 that one layer of any implementation stays within, by dtype.
+        variant: what tells it from the operator after which the folder is called, "" for that one itself: the end of
+            the names of its files and of its functions in the C ABI.
     """
 
     folder: str
@@ -120,21 +123,36 @@ class OpSpec:
     kernel: str | None = None
     choice: str | None = None
     macs: str = "0"
+    generation: str = "0"
     extras: str = "0"
     dtypes: tuple[DTypeName, ...] = ("float32", "float16", "bfloat16")
     tolerance: Mapping[DTypeName, float] = field(
         default_factory=lambda: {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
     )
+    variant: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its own name among all: the folder, and the variant."""
+        return self.with_variant(self.folder)
+
+    def with_variant(self, name: str) -> str:
+        """A name of the folder's operator as this one's: "onnx" -> "onnx_mix", "forward" -> "forward_mix"."""
+        return f"{name}_{self.variant}" if self.variant else name
+
+    def module(self, part: str) -> str:
+        """The module that has its "op", "onnx" or "reference"."""
+        return f"dyndeploy.ops.{self.folder}.{self.with_variant(part)}"
 
     @property
     def label(self) -> str:
         """The name that errors carry."""
-        return self.torch_name or self.folder
+        return self.torch_name or self.key
 
     @property
     def generated(self) -> tuple[str, ...]:
         """Names of the inputs that a network in front of the op makes from the map: neither X nor plain weights."""
-        return tuple(t.name for t in self.inputs if t.name not in ("X", "W", "B"))
+        return tuple(t.name for t in self.inputs if t.name not in ("X", "W", "banks", "B"))
 
     def attribute(self, name: str) -> Attribute:
         """The attribute with this ONNX name."""
@@ -204,17 +222,18 @@ class OpSpec:
         symbols = self.bind(shapes, attributes)
         return tuple(_evaluate(expression, symbols) for expression in self.output.shape)
 
-    def operations(self, shapes: Sequence[Sequence[Any]], attributes: Mapping[str, Any]) -> tuple[int, int]:
-        """`macs` and `extras` of a call with these shapes; checks everything that `bind` checks.
+    def operations(self, shapes: Sequence[Sequence[Any]], attributes: Mapping[str, Any]) -> tuple[int, int, int]:
+        """`macs`, `generation` and `extras` of a call with these shapes; checks everything that `bind` checks.
 
         Example:
             >>> attributes = dict(strides=[1, 1], pads=[1, 1, 1, 1], dilations=[1, 1], heads=2, inactive=3)
             >>> attributes |= dict(threshold=0.0, shuffle=1, relu=0)
             >>> spec_of("dgc").operations([(1, 4, 5, 5), (1, 8), (8, 4, 3, 3), (8,)], attributes)
-            (1800, 8)
+            (1800, 0, 8)
         """
         symbols = self.bind(shapes, attributes)
-        return _evaluate(self.macs, symbols), _evaluate(self.extras, symbols)
+        macs, generation, extras = (_evaluate(e, symbols) for e in (self.macs, self.generation, self.extras))
+        return macs, generation, extras
 
     def input_shapes(self, sizes: Mapping[str, int], attributes: Mapping[str, Any]) -> list[tuple[int, ...]]:
         """One shape per input: the inverse of `bind`, which checks them.
@@ -406,6 +425,31 @@ SPECS: tuple[OpSpec, ...] = (
         macs="N*O*Ho*Wo*C*K",
     ),
     OpSpec(
+        folder="drconv",
+        variant="mix",
+        title="Dynamic region-aware convolution with mixed filters (DRConv)",
+        name="MixedRegionAwareConv2d",
+        torch_name="mixed_region_aware_conv2d",
+        inputs=(
+            Tensor("X", ("N", "C", "H", "W")),
+            Tensor("share", ("N", "regions", "bases"), "How much of every bank a region's filters have."),
+            Tensor("banks", ("bases*O", "C*K"), "Filter banks that all samples and regions share, [base][O][C][tap]."),
+            Tensor("guide", ("N", "regions", "Ho", "Wo"), "Logits; the filter of a pixel is that of its largest one."),
+            Tensor("B", ("O",)),
+        ),
+        output=Tensor("Y", ("N", "O", "Ho", "Wo")),
+        attributes=(
+            _kernel_shape(),
+            *_window(),
+            Attribute("regions", "int", 8, "regions", low=1, high=32, doc="Number of regions m."),
+            _RELU,
+        ),
+        kernel="kernel_shape",
+        choice="guide",
+        macs="N*O*C*K*(Ho*Wo+regions*bases)",
+        generation="N*O*C*K*regions*bases",
+    ),
+    OpSpec(
         folder="dgc",
         title="Dynamic group convolution (DGC)",
         name="DynamicGroupConv2d",
@@ -441,15 +485,15 @@ SPECS: tuple[OpSpec, ...] = (
 
 
 def spec_of(key: str) -> OpSpec:
-    """The spec of a folder ("dcnv2"), an ONNX op type or a torch op name.
+    """The spec of a key ("dcnv2", "drconv_mix"), an ONNX op type or a torch op name.
 
     Raises:
         DynError: nothing is called so.
     """
     for spec in SPECS:
-        if key in (spec.folder, spec.name, spec.torch_name):
+        if key in (spec.key, spec.name, spec.torch_name):
             return spec
-    raise DynError(f"There is no operator {key!r}.", fix=f"one of {', '.join(s.folder for s in SPECS)}")
+    raise DynError(f"There is no operator {key!r}.", fix=f"one of {', '.join(s.key for s in SPECS)}")
 
 
 def custom_ops() -> tuple[OpSpec, ...]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dyndeploy.errors import DynError
-from dyndeploy.native import kernels
+from dyndeploy.native import kernels, library
 from dyndeploy.ops._spec import DOMAIN, Attribute, OpSpec
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -122,6 +122,7 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.attributes = inputs[count:]
         ctx.relu = inputs[count + relu_index]
+        ctx.choice = library.choice()
         ctx.save_for_backward(*inputs[:count], *([output] if ctx.relu else []))
 
     def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -129,7 +130,8 @@ def register(spec: OpSpec, forward: Forward, backward: Backward) -> Callable[...
         if ctx.relu:
             grad = grad * (saved[count] > 0)
         needs = list(ctx.needs_input_grad[:count])
-        grads = backward_op(grad, *saved[:count], needs, *ctx.attributes)
+        with library.resumed(ctx.choice):
+            grads = backward_op(grad, *saved[:count], needs, *ctx.attributes)
         return tuple(g if need else None for g, need in zip(grads, needs)) + (None,) * len(spec.attributes)
 
     op.register_autograd(differentiate, setup_context=setup_context)
@@ -150,7 +152,7 @@ def torch_op(spec: OpSpec) -> torch._ops.OpOverload:
     return overload
 
 
-def operations(spec: OpSpec, arguments: Sequence[Any]) -> tuple[int, int]:
+def operations(spec: OpSpec, arguments: Sequence[Any]) -> tuple[int, int, int]:
     """`OpSpec.operations` of a call of the torch op with these arguments."""
     count = len(spec.inputs)
     return spec.operations([t.shape for t in arguments[:count]], _onnx_attributes(spec, arguments[count:]))
@@ -212,8 +214,8 @@ _libraries: list[torch.library.Library] = []
 
 def _register_autocast(name: str, count: int) -> None:
     """Run in the dtype the user chose for autocast; CustomOpDef.register_autocast would fix one dtype for all."""
-    library = torch.library.Library(DOMAIN, "FRAGMENT")  # type: ignore[no-untyped-call]
-    _libraries.append(library)  # a Library's registrations end with its life
+    registrations = torch.library.Library(DOMAIN, "FRAGMENT")  # type: ignore[no-untyped-call]
+    _libraries.append(registrations)  # a Library's registrations end with its life
     overload = getattr(torch.ops.dyndeploy, name).default
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
         torch._C.DispatchKey.AutocastCUDA
@@ -227,4 +229,4 @@ def _register_autocast(name: str, count: int) -> None:
                 result: Tensor = overload(*tensors, *arguments[count:])
             return result
 
-        library.impl(name, autocast, key)  # type: ignore[no-untyped-call]
+        registrations.impl(name, autocast, key)  # type: ignore[no-untyped-call]

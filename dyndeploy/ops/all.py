@@ -5,4 +5,4 @@ import importlib
 from dyndeploy.ops._spec import custom_ops
 
 for _spec in custom_ops():
-    importlib.import_module(f"dyndeploy.ops.{_spec.folder}.op")
+    importlib.import_module(_spec.module("op"))

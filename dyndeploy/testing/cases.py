@@ -29,7 +29,8 @@ class Case:
         spec: the operator.
         name: what is special about it.
         attributes: ONNX name -> value, all of them.
-        sizes: "N", "C", "O" (output channels), "H", "W", "kh" and "kw" -> size, where `draw` is not told otherwise.
+        sizes: "N", "C", "O" (output channels), "H", "W", "kh", "kw" and, of mixed filters, "bases" -> size, where
+            `draw` is not told otherwise.
 
     Example:
         >>> from dyndeploy.ops._spec import spec_of
@@ -60,6 +61,8 @@ class Case:
         if "kernel_shape" in known:
             attributes["kernel_shape"] = kernel
         sizes = {"N": 2, "C": 4, "O": 8, "H": 7, "W": 6, "kh": kernel[0], "kw": kernel[1]}
+        if spec.variant == "mix":
+            sizes["bases"] = 3
         return cls(spec, name, attributes, sizes | {k: v for k, v in values.items() if k not in known})
 
     def __str__(self) -> str:
@@ -127,9 +130,9 @@ def cases(spec: OpSpec) -> list[Case]:
         >>> [case.name for case in cases(spec_of("drconv"))][:3]
         ['plain', 'padded', 'anisotropic']
     """
-    rows = _WINDOWS | _ROWS.get(spec.folder, {})
+    rows = _WINDOWS | _ROWS.get(spec.key, {})
     rows["relu"] = {**rows["anisotropic"], "relu": 1}
-    sizes = _SIZES.get(spec.folder, {})
+    sizes = _SIZES.get(spec.key, {})
     return [Case.of(spec, name, **{**sizes, **values}) for name, values in rows.items()]
 
 
@@ -209,6 +212,13 @@ _ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "one tap": {"kernel": (1, 1)},
         "one region": {"regions": 1, "relu": 1},
         "thirty-two regions": {"kernel": (1, 2), "regions": 32},
+    },
+    "drconv_mix": {
+        "anisotropic": {**_ANISOTROPIC, "regions": 5, "bases": 4},
+        "stride along the width": {**_WIDE, "regions": 3},
+        "one tap": {"kernel": (1, 1)},
+        "one region, one base": {"regions": 1, "bases": 1, "relu": 1},
+        "thirty-two regions": {"kernel": (1, 2), "regions": 32, "bases": 2},
     },
     "dgc": {
         "padded": {**_PADDED, "inactive": 6},

@@ -54,7 +54,7 @@ def single_op_model(
         str(spec.name),
         [t.name for t in spec.inputs],
         [spec.output.name],
-        name=f"{spec.folder}_0",
+        name=f"{spec.key}_0",
         domain=DOMAIN,
         **written,
         **PLUGIN_ATTRIBUTES,
@@ -62,11 +62,11 @@ def single_op_model(
     symbolic = [[f"{t.name}_{axis}" for axis in range(len(t.shape))] for t in spec.inputs]
     graph = make.make_graph(
         [node],
-        spec.folder,
+        spec.key,
         [make.make_tensor_value_info(t.name, element, s) for t, s in zip(spec.inputs, shapes or symbolic)],
         [make.make_tensor_value_info(spec.output.name, element, [f"Y_{i}" for i in range(len(spec.output.shape))])],
     )
-    body = bodies([spec.folder], gridsample=gridsample)[str(spec.name)]
+    body = bodies([spec.key], gridsample=gridsample)[str(spec.name)]
     model = make.make_model(
         graph,
         opset_imports=[make.make_opsetid("", OPSET), make.make_opsetid(DOMAIN, VERSION)],

@@ -25,7 +25,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 def translation_table() -> dict[Any, Any]:
     """Translation functions of the custom ops, for torch.onnx.export(custom_translation_table=…)."""
-    return {torch_op(s): import_module(f"dyndeploy.ops.{s.folder}.onnx").translate for s in custom_ops()}
+    return {torch_op(s): import_module(s.module("onnx")).translate for s in custom_ops()}
 
 
 def lower(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:

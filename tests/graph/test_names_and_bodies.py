@@ -48,10 +48,10 @@ def test_dims_bear_the_users_names():
 def test_one_body_serves_all_nodes_of_a_type(lowered):
     model = lowered(Two(), torch.randn(2, 3, 8, 8))
     assert [node.op_type for node, _ in custom_nodes(model)] == ["ModulatedDeformConv2d"] * 2 + [
-        "DynamicRegionAwareConv2d"
+        "MixedRegionAwareConv2d"
     ]
     apply(model, [AttachBodies()])
-    assert sorted(f.name for f in model.functions.values()) == ["DynamicRegionAwareConv2d", "ModulatedDeformConv2d"]
+    assert sorted(f.name for f in model.functions.values()) == ["MixedRegionAwareConv2d", "ModulatedDeformConv2d"]
     assert model.opset_imports["dyndeploy"] == 1
     with pytest.raises(DynError, match="has some already"):
         apply(model, [AttachBodies()])
@@ -72,7 +72,7 @@ def test_nodes_know_the_program_and_nothing_of_this_machine(lowered):
     assert [node.metadata_props[SOURCE] for node, _ in nodes] == [
         "modulated_deform_conv2d",
         "modulated_deform_conv2d_1",
-        "dynamic_region_aware_conv2d",
+        "mixed_region_aware_conv2d",
     ]
     norm = next(n for n in model.graph if n.op_type == "BatchNormalization")
     assert norm.metadata_props[REFERENCE] == "batch_norm"

@@ -277,7 +277,7 @@ def test_errors(model, shape, message):
         count_macs(model, shape)
 
 
-@pytest.mark.parametrize("spec", custom_ops(), ids=lambda spec: spec.folder)
+@pytest.mark.parametrize("spec", custom_ops(), ids=lambda spec: spec.key)
 def test_every_dynamic_op_says_what_it_costs(spec):
     assert spec.macs != "0"
     assert 0 < len(spec.generated) < len(spec.inputs)

@@ -36,12 +36,18 @@ ANISOTROPIC = [case for case in EVERY if case.attributes["strides"] == (2, 1)]
 
 
 def identify(case):
-    return f"{case.spec.folder}-{case}"
+    return f"{case.spec.key}-{case}"
 
 
-each_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
+each_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.key)
 each_case = pytest.mark.parametrize("case", EVERY, ids=identify)
 each_half = pytest.mark.parametrize("half", HALVES)
+
+
+def each_input(name, first=0):
+    """An operator with the index of one of its inputs, from `first` on."""
+    pairs = [(spec, index) for spec in custom_ops() for index in range(first, len(spec.inputs))]
+    return pytest.mark.parametrize(("spec", name), pairs, ids=[f"{spec.key}-{index}" for spec, index in pairs])
 
 
 def named(spec, name):
@@ -60,7 +66,7 @@ def tensors(case, draw):
 
 
 def function_of(spec):
-    return getattr(import_module(f"dyndeploy.ops.{spec.folder}.op"), spec.torch_name)
+    return getattr(import_module(spec.module("op")), spec.torch_name)
 
 
 def leaves(tensors):
@@ -88,17 +94,17 @@ def test_gradients(draw, case):
     assert torch.autograd.gradcheck(case.run, inputs)
 
 
-@each_op
-@pytest.mark.parametrize("wanted", range(4))
+@each_input("wanted")
 def test_only_the_wanted_gradient_is_computed(case, tensors, wanted):
     def grads(needs):
         inputs = [t.clone().requires_grad_(need) for t, need in zip(tensors, needs)]
         case.run(*inputs).square().sum().backward()
         return [t.grad for t in inputs]
 
-    one = grads([index == wanted for index in range(4)])
-    assert [g is not None for g in one] == [index == wanted for index in range(4)]
-    torch.testing.assert_close(one[wanted], grads([True] * 4)[wanted])
+    needs = [index == wanted for index in range(len(tensors))]
+    one = grads(needs)
+    assert [g is not None for g in one] == needs
+    torch.testing.assert_close(one[wanted], grads([True] * len(tensors))[wanted])
 
 
 @each_op
@@ -123,11 +129,10 @@ def test_opcheck(draw, spec, name, requires_grad):
     torch.library.opcheck(torch_op(spec), (*inputs, *case.keywords.values()))
 
 
-@each_op
-@pytest.mark.parametrize("wanted", range(4))
+@each_input("wanted")
 def test_fake_backward_leaves_out_what_the_real_one_does(case, tensors, wanted):
     op = getattr(torch.ops.dyndeploy, f"{case.spec.torch_name}_backward").default
-    needs = [index == wanted for index in range(4)]
+    needs = [index == wanted for index in range(len(tensors))]
     arguments = (case.run(*tensors), *tensors, needs, *case.keywords.values())
     torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
 
@@ -311,7 +316,7 @@ def test_two_pads_are_height_and_width(draw, spec):
 
 
 def names_of(spec):
-    return list(inspect.signature(function_of(spec)).parameters)[:4]
+    return list(inspect.signature(function_of(spec)).parameters)[: len(spec.inputs)]
 
 
 def refuses(call, *arguments, message):
@@ -324,8 +329,7 @@ def test_only_floats(case, tensors):
     refuses(case.run, tensors[0].long(), *tensors[1:], message=r"x is torch.int64.*one of torch.float64")
 
 
-@each_op
-@pytest.mark.parametrize("index", range(1, 4))
+@each_input("index", first=1)
 def test_tensors_share_dtype_and_device(case, tensors, index):
     name = names_of(case.spec)[index]
     for change, what in (
@@ -336,8 +340,7 @@ def test_tensors_share_dtype_and_device(case, tensors, index):
         refuses(case.run, *changed, message=what)
 
 
-@each_op
-@pytest.mark.parametrize("index", range(4))
+@each_input("index")
 def test_a_dim_is_missing(case, tensors, index):
     tensor = case.spec.inputs[index]
     changed = [t[0] if i == index else t for i, t in enumerate(tensors)]
@@ -384,7 +387,7 @@ def test_window_outside_the_map(case, tensors):
 
 def choices(spec):
     """gridsample: whether the body is the one for runtimes that lack an op."""
-    return (False, True) if hasattr(import_module(f"dyndeploy.ops.{spec.folder}.onnx"), "gridsample_body") else (False,)
+    return (False, True) if hasattr(import_module(spec.module("onnx")), "gridsample_body") else (False,)
 
 
 def label(value):
@@ -393,13 +396,13 @@ def label(value):
 
 each_body = pytest.mark.parametrize(
     ("spec", "gridsample"),
-    [pytest.param(s, choice, id=f"{s.folder}-{label(choice)}") for s in custom_ops() for choice in choices(s)],
+    [pytest.param(s, choice, id=f"{s.key}-{label(choice)}") for s in custom_ops() for choice in choices(s)],
 )
 
 
 def bodies_of(chosen):
     each = [(case, choice) for case in chosen for choice in choices(case.spec)]
-    ids = [f"{case.spec.folder}-{label(choice)}-{case}" for case, choice in each]
+    ids = [f"{case.spec.key}-{label(choice)}-{case}" for case, choice in each]
     return pytest.mark.parametrize(("case", "gridsample"), each, ids=ids)
 
 

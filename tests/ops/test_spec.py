@@ -176,28 +176,30 @@ def test_sizes_bind_to_the_first_input_that_bears_them():
         spec.output_shape([(2, 3), (4, 5)], {})
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.folder)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.key)
 def test_spec_is_found_under_each_of_its_names(spec):
-    for name in (spec.folder, spec.name, spec.torch_name):
+    for name in (spec.key, spec.name, spec.torch_name):
         assert name is None or spec_of(name) is spec
 
 
 def test_unknown_operator():
-    with pytest.raises(DynError, match=r"There is no operator 'dcn'\.\n  fix: one of dcnv2, ddf, drconv, dgc, scconv"):
+    with pytest.raises(
+        DynError, match=r"There is no operator 'dcn'\.\n  fix: one of dcnv2, ddf, drconv, drconv_mix, dgc, scconv"
+    ):
         spec_of("dcn")
 
 
 def test_custom_ops_are_those_with_a_name():
-    assert [s.folder for s in custom_ops()] == ["dcnv2", "ddf", "drconv", "dgc"]
+    assert [s.key for s in custom_ops()] == ["dcnv2", "ddf", "drconv", "drconv_mix", "dgc"]
 
 
-@pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
+@pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.key)
 def test_name_is_no_standard_op(spec):
     """TensorRT's parser finds an op by its type alone, in whatever domain."""
     assert not onnx.defs.has(spec.name)
 
 
-@pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
+@pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.key)
 def test_names_are_unique_and_defaults_are_allowed(spec):
     for names in (
         [a.name for a in spec.attributes],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from dyndeploy.errors import DynError
 from dyndeploy.ops._layer import check_arguments, check_fits, check_input
 from dyndeploy.ops._torch import pair
+from dyndeploy.ops.drconv import reference_mix
 from dyndeploy.ops.drconv.op import SPEC, dynamic_region_aware_conv2d
+from dyndeploy.ops.drconv.op_mix import mixed_region_aware_conv2d
 
 Generator = Literal["mix", "paper"]
 
@@ -117,17 +119,17 @@ class DRConv2d(nn.Module):
                     fix="layer(x, guide), with logits [N, regions, Ho, Wo]",
                 )
             guide = self.guide_conv(x)
-        return dynamic_region_aware_conv2d(
-            x,
-            self.generator(x),
-            guide,
-            self.bias,
-            kernel_size=self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            regions=self.regions,
-        )
+        window: dict[str, Any] = {
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "regions": self.regions,
+        }
+        if isinstance(self.generator, MixGenerator):
+            share, banks = self.generator.parts(x)
+            return mixed_region_aware_conv2d(x, share, banks, guide, self.bias, **window)
+        return dynamic_region_aware_conv2d(x, self.generator(x), guide, self.bias, **window)
 
     def extra_repr(self) -> str:
         """The arguments that submodules do not show."""
@@ -141,7 +143,8 @@ class MixGenerator(nn.Module):
 
     a[n,t,j] = 2/bases * sigmoid(Linear(GAP(x[n])))[t,j],  W[n,t] = sum over j of a[n,t,j] * bank[j]
 
-    The mixture starts even: a is close to 1/bases.
+    The mixture starts even: a is close to 1/bases. `DRConv2d` takes a and the banks apart (`parts`), and never has the
+    filters as a tensor.
 
     Args:
         in_channels, out_channels, kernel_size, regions, bases: as in `DRConv2d`.
@@ -172,12 +175,14 @@ class MixGenerator(nn.Module):
         nn.init.normal_(self.mixture.weight, 0, 0.01)
         nn.init.zeros_(self.mixture.bias)
 
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the filters are mixed of: a [N, m, bases] of x [N, C, H, W], and the banks [bases*O, C*K]."""
+        share = self.mixture(x.mean((2, 3))).sigmoid() * (2 / self.bases)
+        return share.reshape(-1, self.regions, self.bases), self.weight.flatten(1)
+
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, m*O, C*K]."""
-        share = self.mixture(x.mean((2, 3))).sigmoid() * (2 / self.bases)
-        filters: Tensor = share.reshape(-1, self.regions, self.bases) @ self.weight.reshape(self.bases, -1)
-        out_channels, columns = self.weight.shape[0] // self.bases, self.weight.shape[1:]
-        return filters.reshape(-1, self.regions * out_channels, math.prod(columns))
+        return reference_mix.mix(*self.parts(x), self.weight.shape[0] // self.bases)
 
     def extra_repr(self) -> str:
         """The number of banks."""

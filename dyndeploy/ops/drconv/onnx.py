@@ -18,7 +18,11 @@ def body() -> ir.Function:
     It computes every region everywhere: m times the multiplications of a plain convolution.
     """
     b = Body(SPEC)
-    x, filters, guide, bias = b.inputs
+    return b.function(convolve(b, *b.inputs))
+
+
+def convolve(b: Body, x: ir.Value, filters: ir.Value, guide: ir.Value, bias: ir.Value) -> ir.Value:
+    """The convolution with filters [N, m*O, C*K], however they were made."""
     batch, regions = b.size(x, 0), b.attribute_1d("regions")
     windows, out = b.unfold(x)
     columns = b.Reshape(windows, b.dims(batch, b.size(filters, 2), -1))
@@ -27,20 +31,20 @@ def body() -> ir.Function:
     channels = b.Div(b.size(filters, 1), regions)
     responses = b.Reshape(responses, b.dims(batch, regions, channels, pixels))
 
-    region = b.Reshape(_region(b, guide), b.dims(batch, 1, 1, pixels))
+    region = b.Reshape(region_of(b, guide), b.dims(batch, 1, 1, pixels))
     region = b.Expand(region, b.dims(batch, 1, channels, pixels))
     y = b.Reshape(b.GatherElements(responses, region, axis=1), b.dims(batch, channels, out))
-    return b.function(b.relu(b.Add(y, b.Unsqueeze(bias, b.ints(1, 2)))))
+    return b.relu(b.Add(y, b.Unsqueeze(bias, b.ints(1, 2))))
 
 
 def choice() -> ir.Function:
     """The region of every pixel, as the body takes it."""
     b = Body(SPEC)
     _, _, guide, _ = b.inputs
-    return b.choice(_region(b, guide), ir.DataType.INT64)
+    return b.choice(region_of(b, guide), ir.DataType.INT64)
 
 
-def _region(b: Body, guide: ir.Value) -> ir.Value:
+def region_of(b: Body, guide: ir.Value) -> ir.Value:
     """The region of every output pixel, [N, Ho, Wo]; the first of equal logits wins."""
     region: ir.Value = b.ArgMax(guide, axis=1, keepdims=0, select_last_index=0)
     return region

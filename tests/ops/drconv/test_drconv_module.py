@@ -171,7 +171,7 @@ def test_a_shared_guide_follows_the_stride(x):
         stride=2,
         regions=3,
     )
-    assert torch.equal(y, expected)
+    torch.testing.assert_close(y, expected)
     with pytest.raises(DynError, match=r"guide has shape \[2, 3, 9, 8\], but dim 2 must be Ho = 5"):
         layer(x, guide)
 
