@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dyndeploy.errors import DynError
 from dyndeploy.native import abi, library
 from dyndeploy.native.devices import Device, Setting, device_of
 from dyndeploy.ops._spec import OpSpec
@@ -27,6 +29,9 @@ _WANTED = 64
 #: What is left for a call that the kernels cannot do.
 _WITHOUT = "with dyndeploy.native.disabled(): …   (the slow reference)"
 
+#: Operator and kind of device -> the input whose gradient is added up in the order in which the GPU comes to its parts.
+_UNORDERED = {("dcnv2", "cuda"): 0}
+
 #: Shape, strides and dtype of a tensor; None for a gradient that is not wanted.
 _Signature = tuple[tuple[int, ...], tuple[int, ...], torch.dtype] | None
 
@@ -36,7 +41,7 @@ def available(spec: OpSpec, kind: str, tensor: Tensor) -> bool:
     device = device_of(tensor)
     if device is None or tensor.dtype not in _DTYPES or not library.enabled():
         return False
-    return device.has(spec.folder, kind) and device.takes(tensor)
+    return device.has(spec.folder, spec.with_variant(kind)) and device.takes(tensor)
 
 
 def forward(spec: OpSpec, inputs: Sequence[Tensor], values: tuple[Any, ...], output: Tensor) -> None:
@@ -71,10 +76,27 @@ def backward(
         gradients: what to write, shaped as the inputs.
 
     Raises:
-        DynError: the library refuses the call.
+        DynError: the library refuses the call; or `torch.use_deterministic_algorithms` asks for the same bits in every
+            run, and these kernels do not promise them.
     """
+    _check_deterministic(spec, inputs[0], gradients)
     inputs = [_readable(t) for t in inputs]
     _run(spec, "backward", len(inputs), (_readable(gradient), *inputs, *gradients), values)
+
+
+def _check_deterministic(spec: OpSpec, tensor: Tensor, gradients: Sequence[Tensor | None]) -> None:
+    device = device_of(tensor)
+    index = _UNORDERED.get((spec.key, device.kind)) if device else None
+    if index is None or gradients[index] is None or not torch.are_deterministic_algorithms_enabled():
+        return
+    error = DynError(
+        f"{spec.label}: the gradient of {spec.inputs[index].name} is not the same in every run on a GPU.",
+        why="The kernel adds its parts up as they come, and torch.use_deterministic_algorithms asks for one order.",
+        fix="torch.use_deterministic_algorithms(True, warn_only=True)",
+    )
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise error
+    warnings.warn(str(error), stacklevel=2)
 
 
 def _readable(tensor: Tensor) -> Tensor:
@@ -129,7 +151,7 @@ class _Call:
         setting: Setting,
     ) -> None:
         self._device, self._setting, self._label = device, setting, spec.label
-        stem = f"dyndeploy_{spec.folder}_{device.kind}_{kind}"
+        stem = f"dyndeploy_{spec.folder}_{device.kind}_{spec.with_variant(kind)}"
         self._library = device.library()
         self._function = getattr(self._library, stem)
         self._attributes = abi.attributes(spec, values)

@@ -163,6 +163,27 @@ def emulated() -> Path | None:
     return _emulated.get()
 
 
+def choice() -> tuple[bool, Path | None]:
+    """What `disabled` and `emulating` say at the moment, for `resumed`."""
+    return _enabled.get(), _emulated.get()
+
+
+@contextmanager
+def resumed(earlier: tuple[bool, Path | None]) -> Iterator[None]:
+    """Keep to an earlier `choice` in this block, besides what holds now.
+
+    Gradients of tensors on a GPU are computed in a thread of autograd's own, which the blocks around the caller do not
+    reach.
+    """
+    enabled_before, emulated_before = earlier
+    tokens = _enabled.set(_enabled.get() and enabled_before), _emulated.set(_emulated.get() or emulated_before)
+    try:
+        yield
+    finally:
+        _enabled.reset(tokens[0])
+        _emulated.reset(tokens[1])
+
+
 @contextmanager
 def emulating(path: Path) -> Iterator[None]:
     """Send tensors on the CPU to the CUDA kernels in this block, run by the emulator; for tests, and very slow.

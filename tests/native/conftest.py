@@ -54,6 +54,32 @@ def compute():
 
 
 @pytest.fixture(scope="session")
+def learn():
+    """(case, dtype, …) -> the gradients of the op's inputs, and their relative L2 errors to float64, on the CPU."""
+
+    def run(case, dtype, *, channels_last=False, device="cpu", seed=0, **sizes):
+        tensors = [torch.from_numpy(a).to(dtype) for a in case.draw(seed, "float64", **sizes).values()]
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+
+        def gradients(inputs):
+            leaves = [t.detach().requires_grad_() for t in inputs]
+            y = case.run(*leaves)
+            direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+            return torch.autograd.grad(y, leaves, direction.to(y))
+
+        truth = gradients([t.double() for t in tensors])
+        got = gradients(
+            [t.to(device, memory_format=layout if t.dim() == 4 else torch.preserve_format) for t in tensors]
+        )
+        # FilterNorm of two taps has no slope: what is left of its gradient is rounding, to be compared with the others.
+        least = max(0.1 * max((t.norm().item() for t in truth), default=0), 1e-30)
+        assert all(g.dtype is dtype for g in got)
+        return got, [((g.double().cpu() - t).norm() / t.norm().clamp_min(least)).item() for g, t in zip(got, truth)]
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def spread():
     """(tensor, axis) -> the same numbers with NaN between them along that axis, or the last one."""
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dyndeploy
-from dyndeploy.native import kernels
+from dyndeploy import native
 from dyndeploy.ops._spec import custom_ops, spec_of
 from dyndeploy.testing.cases import Case, cases
 
@@ -16,10 +16,10 @@ pytestmark = pytest.mark.gpu
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EVERY = [case for spec in custom_ops() for case in cases(spec)]
 #: The operators that have CUDA kernels; the others run on their references.
-COMPILED = ("dcnv2", "ddf", "drconv", "dgc")
+COMPILED = ("dcnv2", "ddf", "drconv", "drconv_mix", "dgc")
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-each_op = pytest.mark.parametrize("spec", [spec_of(folder) for folder in COMPILED], ids=lambda s: s.folder)
+each_op = pytest.mark.parametrize("spec", [spec_of(folder) for folder in COMPILED], ids=lambda s: s.key)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def drawn(case, dtype=torch.float32, device="cuda", seed=0, **sizes):
 
 
 @each_dtype
-@pytest.mark.parametrize("case", EVERY, ids=lambda case: f"{case.spec.folder}-{case}")
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: f"{case.spec.key}-{case}")
 def test_forward(case, dtype, compute, counted):
     for channels_last in (False, True):
         _, error = compute(case, DTYPES[dtype], channels_last=channels_last, device="cuda", H=19, W=23)
@@ -189,18 +189,58 @@ def test_a_second_device(spec):
     assert torch.equal(y.cpu(), expected.cpu())
 
 
+@each_dtype
+@pytest.mark.parametrize("case", [c for c in EVERY if c.spec.folder in COMPILED], ids=lambda c: f"{c.spec.key}-{c}")
+def test_gradients(case, dtype, learn, counted):
+    for channels_last in (False, True):
+        _, errors = learn(case, DTYPES[dtype], channels_last=channels_last, device="cuda", H=19, W=23)
+        assert max(errors) < 4 * case.spec.tolerance[dtype]
+    assert [call._device.kind for call in counted] == ["cuda"] * 4
+
+
+@each_dtype
 @each_op
-def test_gradients_are_those_of_the_reference(spec):
-    """This version has no backward kernels for GPUs."""
-    case = cases(spec)[1]
+@pytest.mark.parametrize("channels", [24, 64, 256])
+def test_gradients_of_channels_as_networks_have_them(spec, channels, dtype, learn):
+    case = Case.of(spec, pads=(1, 1, 1, 1), C=channels, O=channels, N=2, H=29, W=37)
+    for channels_last in (False, True):
+        _, errors = learn(case, DTYPES[dtype], channels_last=channels_last, device="cuda")
+        assert max(errors) < 4 * spec.tolerance[dtype]
+
+
+@each_op
+def test_repeated_gradients(spec, learn):
+    """The same bits, but for the gradient of DCNv2's x: its samples are added as they come."""
+    case = Case.of(spec, pads=(1, 1, 1, 1), N=3, C=64, O=64, H=20, W=19)
+    for dtype in DTYPES.values():
+        first, _ = learn(case, dtype, device="cuda")
+        for _ in range(5):
+            again, _ = learn(case, dtype, device="cuda")
+            same = [torch.equal(a, b) for a, b in zip(first, again)]
+            assert all(same[1:] if spec.folder == "dcnv2" else same)
+
+
+@each_op
+def test_training_under_autocast(spec, counted):
+    """Forward and backward in half, gradients in float32 of leaves in float32, with a scaled loss."""
+    case = Case.of(spec, pads=(1, 1, 1, 1), C=32, O=32, N=2, H=20, W=21)
     leaves = [t.requires_grad_() for t in drawn(case)]
-    exact = [t.detach().double().cpu().requires_grad_() for t in leaves]
-    assert kernels.available(spec, "forward", leaves[0])
-    assert not kernels.available(spec, "backward", leaves[0])
-    y, truth = case.run(*leaves), case.run(*exact)
-    gradients = torch.autograd.grad(y, leaves, torch.ones_like(y))
-    for got, wanted in zip(gradients, torch.autograd.grad(truth, exact, torch.ones_like(truth))):
-        assert (got.double().cpu() - wanted).norm() < 4 * spec.tolerance["float32"] * wanted.norm().clamp_min(1)
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cuda", dtype):
+            y = case.run(*leaves)
+        gradients = torch.autograd.grad(128 * y.float().mean(), leaves)
+        assert all(g.dtype is torch.float32 and g.isfinite().all() for g in gradients)
+    assert len(counted) == 4
+
+
+@each_op
+def test_a_disabled_forward_has_no_kernels_in_its_backward(spec, counted):
+    """autograd computes the gradients in a thread of its own."""
+    leaves = [t.requires_grad_() for t in drawn(cases(spec)[1])]
+    with native.disabled():
+        y = cases(spec)[1].run(*leaves)
+    y.sum().backward()
+    assert counted == []
 
 
 def test_float64_runs_on_the_reference(compute, counted):

@@ -13,11 +13,11 @@ from dyndeploy.ops._spec import spec_of
 from dyndeploy.testing.cases import Case, cases
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-COMPILED = ("dcnv2", "ddf", "drconv", "dgc")
+COMPILED = ("dcnv2", "ddf", "drconv", "drconv_mix", "dgc")
 EVERY = [case for folder in COMPILED for case in cases(spec_of(folder))]
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-each_op = pytest.mark.parametrize("spec", [spec_of(folder) for folder in COMPILED], ids=lambda s: s.folder)
+each_op = pytest.mark.parametrize("spec", [spec_of(folder) for folder in COMPILED], ids=lambda s: s.key)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def on_emulator(emulated, exact_float32):
 
 
 @each_dtype
-@pytest.mark.parametrize("case", EVERY, ids=lambda case: f"{case.spec.folder}-{case}")
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: f"{case.spec.key}-{case}")
 def test_forward(case, dtype, on_emulator, compute, counted):
     for channels_last in (False, True):
         _, error = compute(case, DTYPES[dtype], channels_last=channels_last)
@@ -60,17 +60,52 @@ def test_slices_are_read_where_they_lie(spec, on_emulator, spread):
         assert (y - truth).norm() < spec.tolerance["float32"] * truth.norm()
 
 
+@each_dtype
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: f"{case.spec.key}-{case}")
+def test_gradients(case, dtype, on_emulator, learn, counted):
+    for channels_last in (False, True):
+        _, errors = learn(case, DTYPES[dtype], channels_last=channels_last, N=1, H=5, W=6)
+        assert max(errors) < 4 * case.spec.tolerance[dtype]
+    assert [call._device.kind for call in counted] == ["cuda"] * 4
+
+
 @each_op
-def test_gradients_are_those_of_the_reference(spec, on_emulator):
-    """This version has no backward kernels for GPUs."""
+def test_layers_train_under_autocast(spec, on_emulator, counted):
+    """Gradients in float32 of parameters in float32, through kernels in half."""
     case = cases(spec)[0]
     leaves = [torch.from_numpy(a).float().requires_grad_() for a in case.draw(H=5, W=5, N=1).values()]
-    y = case.run(*leaves)
-    gradients = torch.autograd.grad(y, leaves, torch.ones_like(y))
-    with native.disabled():
-        expected = torch.autograd.grad(case.run(*leaves), leaves, torch.ones_like(y))
-    for got, wanted in zip(gradients, expected):
-        torch.testing.assert_close(got, wanted)
+    expected = torch.autograd.grad(case.run(*leaves).square().sum(), leaves)
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", dtype):
+            y = case.run(*leaves)
+        gradients = torch.autograd.grad(y.float().square().sum(), leaves)
+        for got, wanted in zip(gradients, expected):
+            assert got.dtype is torch.float32
+            assert (got - wanted).norm() < 0.1 * wanted.norm().clamp_min(1)
+    assert len(counted) == 6
+
+
+@pytest.fixture
+def deterministic():
+    """Switches torch.use_deterministic_algorithms, for one test."""
+    yield torch.use_deterministic_algorithms
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_gradient_in_no_order_is_not_given_for_one_in_order(on_emulator, deterministic):
+    case = cases(spec_of("dcnv2"))[0]
+    x, *others = [torch.from_numpy(a).float() for a in case.draw(H=5, W=5, N=1).values()]
+    deterministic(True)
+    (weight_alone,) = torch.autograd.grad(
+        case.run(x, others[0], others[1].requires_grad_(), others[2]).sum(), others[1]
+    )
+    assert weight_alone.isfinite().all()
+    y = case.run(x.requires_grad_(), *others).sum()
+    with pytest.raises(DynError, match="the gradient of x is not the same in every run"):
+        y.backward(retain_graph=True)
+    deterministic(True, warn_only=True)
+    with pytest.warns(UserWarning, match="the gradient of x is not the same in every run"):
+        y.backward()
 
 
 def test_tf32_follows_torch(on_emulator, compute, counted, float32_products):
@@ -92,9 +127,11 @@ def test_a_refusal_names_the_operator(spec, on_emulator):
     tensors = [torch.from_numpy(a).float() for a in case.draw(H=5, W=5).values()]
     y = case.run(*tensors)
     values = tuple(case.keywords.values())
-    expected = rf"{spec.label}: the native kernel refuses the call\.\n  why: .*dim . of (B|channel_gain|filters) is"
+    expected = (
+        rf"{spec.label}: the native kernel refuses the call\.\n  why: .*dim . of (B|channel_gain|filters|banks) is"
+    )
     with pytest.raises(DynError, match=expected):
-        kernels.forward(spec, [*tensors[:3], tensors[3][:-1]], values, y)
+        kernels.forward(spec, [*tensors[:-1], tensors[-1][:-1]], values, y)
 
 
 def test_half_coordinates_would_not_do(on_emulator, compute, error_of_half_coordinates):

@@ -15,7 +15,7 @@ from dyndeploy.ops._spec import custom_ops
 from dyndeploy.testing.cases import cases, grid
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-each_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
+each_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.key)
 
 
 @pytest.mark.parametrize("name", ["cpu", "onnxruntime"])
@@ -122,7 +122,7 @@ def described(shapes, dtype=abi.FLOAT32):
 def native_shape(spec, attributes, shapes):
     extents = (ctypes.c_int64 * 4)()
     struct = abi.attributes(spec, [attributes[a.name] for a in spec.attributes])
-    output = getattr(library.load(), f"dyndeploy_{spec.folder}_output")
+    output = getattr(library.load(), f"dyndeploy_{spec.folder}_{spec.with_variant('output')}")
     library.check_status(spec.label, output(ctypes.byref(struct), described(shapes), extents))
     return tuple(extents)
 
