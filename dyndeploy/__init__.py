@@ -7,7 +7,9 @@
     open_session            run a bundle or an ONNX file in one runtime
     check                   the verdict: every runtime against the float64 reference
     bench                   latency per runtime
+    build                   an engine of TensorRT, or of TensorRT for RTX, from a bundle
     inspect                 what an ONNX file consists of, and who runs which op how
+    serve                   bundles behind REST and gRPC, until a signal ends it
     library_path            where a compiled library lies, for programs that load it
     doctor                  what is installed, and what to type where something is wrong
     nn                      the layers
@@ -35,11 +37,13 @@ if TYPE_CHECKING:
     from dyndeploy.models.macs import count_macs
     from dyndeploy.native import library_path
     from dyndeploy.pipeline.bench import bench
+    from dyndeploy.pipeline.build import build
     from dyndeploy.pipeline.check import check
     from dyndeploy.pipeline.doctor import doctor
     from dyndeploy.pipeline.export import export
     from dyndeploy.pipeline.inspect import inspect
     from dyndeploy.pipeline.recipe import export_recipe
+    from dyndeploy.pipeline.serve import serve
     from dyndeploy.runtimes import open_session
 
     __version__: str
@@ -48,6 +52,7 @@ _HOME = {
     "Bundle": "dyndeploy.bundle",
     "DynError": "dyndeploy.errors",
     "bench": "dyndeploy.pipeline.bench",
+    "build": "dyndeploy.pipeline.build",
     "check": "dyndeploy.pipeline.check",
     "count_macs": "dyndeploy.models.macs",
     "create_model": "dyndeploy.models",
@@ -59,6 +64,7 @@ _HOME = {
     "list_models": "dyndeploy.models",
     "load_checkpoint": "dyndeploy.checkpoints",
     "open_session": "dyndeploy.runtimes",
+    "serve": "dyndeploy.pipeline.serve",
 }
 
 __all__ = [
@@ -66,6 +72,7 @@ __all__ = [
     "DynError",
     "__version__",
     "bench",
+    "build",
     "check",
     "count_macs",
     "create_model",
@@ -78,6 +85,7 @@ __all__ = [
     "load_checkpoint",
     "nn",
     "open_session",
+    "serve",
     "training",
 ]
 

@@ -163,7 +163,7 @@ class Bundle:
 
     def save_manifest(self) -> None:
         """Write manifest.json, whole or not at all."""
-        _write_atomically(self.path / MANIFEST, self.manifest.model_dump_json(indent=2) + "\n")
+        write_atomically(self.path / MANIFEST, self.manifest.model_dump_json(indent=2) + "\n")
 
 
 def golden_key(point: Point, kind: Literal["inputs", "outputs"], name: str) -> str:
@@ -180,7 +180,12 @@ def file_digest(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
     descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(descriptor, "w", encoding="utf-8") as stream:

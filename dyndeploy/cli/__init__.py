@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dyndeploy.cli import bench, check, demo, doctor, export, inspect, models
+from dyndeploy.cli import bench, build, check, demo, doctor, export, inspect, models, serve
 from dyndeploy.cli._render import print_error
 from dyndeploy.errors import DynError
 
@@ -38,7 +38,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (doctor.doctor, inspect.inspect, export.export, check.check, bench.bench, demo.demo, models.models):
+for _verb in (
+    doctor.doctor,
+    inspect.inspect,
+    export.export,
+    build.build,
+    check.check,
+    bench.bench,
+    demo.demo,
+    models.models,
+    serve.serve,
+):
     app.command()(_verb)
 
 

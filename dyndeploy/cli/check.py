@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -22,7 +22,13 @@ _STYLES = {"identical": "green", "within noise": "green", "suspicious": "yellow"
 
 
 def check(
-    bundle: BundleArgument, runtime: RuntimeOption = None, bodies: BodiesOption = False, as_json: JsonOption = False
+    bundle: BundleArgument,
+    runtime: RuntimeOption = None,
+    bodies: BodiesOption = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Where a runtime is wrong, swap kernels for bodies until it is right.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare every runtime with the float64 reference, and name the node where one is wrong.
 
@@ -31,7 +37,7 @@ def check(
     from dyndeploy.pipeline import check as pipeline
 
     with progress("check") as tell:
-        result = pipeline.check(bundle, runtimes=runtime, bodies=bodies, progress=tell)
+        result = pipeline.check(bundle, runtimes=runtime, bodies=bodies, bisect=bisect, progress=tell)
     if as_json:
         print_json(result)
     else:
@@ -99,6 +105,7 @@ def _remarks(runtime: RuntimeResult) -> Iterator[str]:
         if point.failure:
             yield f"{point.point}: {point.failure}"
     yield from _choices(runtime)
+    yield from _bisection(runtime)
     if runtime.guilty:
         guilty, judgement = runtime.guilty, runtime.guilty.judgement
         if judgement.statistic == "digest":
@@ -112,6 +119,20 @@ def _remarks(runtime: RuntimeResult) -> Iterator[str]:
         )
         if len(guilty.among) > 1:
             yield f"  or one of those fused with it: {', '.join(n for n in guilty.among if n != guilty.node)}"
+
+
+def _bisection(runtime: RuntimeResult) -> Iterator[str]:
+    found = runtime.bisection
+    if found is None:
+        return
+    if found.guilty:
+        kernels = "kernel" if len(found.guilty) == 1 else "kernels"
+        yield f"bisect: the {kernels} of {', '.join(found.guilty)}: it passes with the body instead"
+    elif found.failure:
+        yield f"bisect: bodies do not run: {found.failure}"
+    else:
+        yield "bisect: it does not pass with all bodies either: no kernel is to blame"
+    yield f"  {found.trials} {'model' if found.trials == 1 else 'models'} tried"
 
 
 def _choices(runtime: RuntimeResult) -> Iterator[str]:

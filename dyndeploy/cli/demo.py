@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dyndeploy.cli._options import JsonOption
-from dyndeploy.cli._render import heading, out, pairs, print_json, progress, table
+from dyndeploy.cli._render import heading, out, pairs, print_json, progress, size, table
 from dyndeploy.cli.bench import print_bench
 from dyndeploy.cli.check import print_check
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dyndeploy.demo import DemoResult
+    from dyndeploy.tensorrt.record import EngineOp
 
 
 def demo(
@@ -73,4 +76,37 @@ def _print(result: DemoResult) -> None:
     )
     for latency in result.latency:
         print_bench(console, latency, explain=latency is result.latency[-1])
+    _print_engines(console, result)
     console.print(f"\neverything took {result.seconds:.0f} s; next: dyndeploy inspect {result.bundle}", soft_wrap=True)
+
+
+def _print_engines(console: Console, result: DemoResult) -> None:
+    """Each engine, and what became of the dynamic ops in it: a plugin, or so many layers of TensorRT."""
+    if result.engines:
+        built = [*result.engines.values()]
+        console.print(
+            heading(f"Engines of {built[0].record.runtime}, built without a GPU"),
+            table(
+                ("engine", "for", "size", "seconds"),
+                (
+                    (way, ", ".join(map(str, b.record.gpus)), size(b.record.bytes), f"{b.record.seconds:.1f}")
+                    for way, b in result.engines.items()
+                ),
+                text=2,
+            ),
+            heading("What became of the dynamic ops"),
+            table(
+                ("node", "op", *result.engines),
+                (
+                    (ops[0].name, ops[0].type, *(_became(op) for op in ops))
+                    for ops in zip(*(b.record.ops for b in built))
+                ),
+                text=2 + len(built),
+            ),
+        )
+    if result.no_engines:
+        console.print(heading("Engines left out"), result.no_engines, soft_wrap=True)
+
+
+def _became(op: EngineOp) -> str:
+    return "plugin" if op.how == "plugin" else f"{op.layers} layers"

@@ -9,11 +9,14 @@ import typer
 
 from dyndeploy.cli._options import JsonOption
 from dyndeploy.cli._render import heading, out, pairs, print_json, size, table
+from dyndeploy.cli.build import engine_facts, ops_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from dyndeploy.pipeline.inspect import CustomNode, CustomOp, Inspection
+    from rich.console import Console
+
+    from dyndeploy.pipeline.inspect import CustomNode, CustomOp, EngineReport, Inspection
 
 
 def inspect(
@@ -42,6 +45,8 @@ def _print(found: Inspection) -> None:
             heading("Who runs them, and how"),
             table(("op", "runtime", "how"), _executions(found.ops), text=3),
         )
+    for engine in found.engines:
+        _print_engine(console, engine)
     console.print(
         heading("Files"),
         table(
@@ -53,6 +58,18 @@ def _print(found: Inspection) -> None:
             text=2,
         ),
     )
+
+
+def _print_engine(console: Console, engine: EngineReport) -> None:
+    console.print(heading(f"Engine for {engine.target}"))
+    record = engine.record
+    if record:
+        facts = [("file", f"{record.file}, {size(record.bytes)}"), ("precision", record.precision)]
+        console.print(pairs([*facts, *engine_facts(record)]))
+        if record.ops:
+            console.print(ops_table(record))
+    if engine.problem:
+        console.print(f"  problem: {engine.problem}", style="bold red", soft_wrap=True)
 
 
 def _summary(found: Inspection) -> Iterator[tuple[str, str]]:

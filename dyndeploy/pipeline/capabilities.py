@@ -56,31 +56,16 @@ _ORT_LIMITS = (
     Limit(("DeformConv",), "its DeformConv kernel has no bfloat16", ("bfloat16",), blocks=True),
     Limit(("DeformConv",), "the DeformConv kernel inside needs onnxruntime >= 1.25"),
 )
+# One importer of DeformConv has float32, float16 and equal pads only; the other does not exist.
+_TENSORRT_LIMITS = (Limit(("DeformConv",), "`build --no-plugins` takes its GridSample body"),)
 
 RULES: tuple[Rule, ...] = (
     Rule("torch", body=False, native="torch custom op", program=True),
     Rule("onnxruntime", body=False, native="compiled kernel"),
     Rule("onnxruntime-bodies", body=True, limits=(_ORT_CPU_BFLOAT16, *_ORT_LIMITS)),
     Rule("onnxruntime-cuda", body=True, limits=_ORT_LIMITS),
-    Rule(
-        "tensorrt",
-        body=True,
-        limits=(
-            Limit(("DeformConv",), "its DeformConv importer has no bfloat16", ("bfloat16",), blocks=True),
-            Limit(("DeformConv",), "DeformConv importer: pads equal at both ends"),
-        ),
-    ),
-    Rule(
-        "tensorrt-rtx",
-        body=True,
-        limits=(
-            Limit(
-                ("DeformConv",),
-                "no DeformConv importer: export with --body gridsample",
-                blocks=True,
-            ),
-        ),
-    ),
+    Rule("tensorrt", body=True, native="plugin", limits=_TENSORRT_LIMITS),
+    Rule("tensorrt-rtx", body=True, native="plugin", limits=_TENSORRT_LIMITS),
 )
 
 
@@ -90,7 +75,7 @@ class Execution:
 
     Attributes:
         runtime: its name.
-        how: "torch custom op", "compiled kernel", "function body", "not at all"
+        how: "torch custom op", "compiled kernel", "plugin or function body", "function body", "not at all"
         note: a condition of it, or why a way is closed; empty when there is nothing to say.
         runs: whether there is any way.
     """
@@ -119,8 +104,8 @@ def executions(body: Collection[str] | None, dtype: str | None, *, program: bool
         onnxruntime: compiled kernel
         onnxruntime-bodies: function body (the DeformConv kernel inside needs onnxruntime >= 1.25)
         onnxruntime-cuda: function body (the DeformConv kernel inside needs onnxruntime >= 1.25)
-        tensorrt: function body (DeformConv importer: pads equal at both ends)
-        tensorrt-rtx: not at all (no DeformConv importer: export with --body gridsample)
+        tensorrt: plugin or function body (`build --no-plugins` takes its GridSample body)
+        tensorrt-rtx: plugin or function body (`build --no-plugins` takes its GridSample body)
     """
     return tuple(_execution(rule, body, dtype, program) for rule in RULES)
 

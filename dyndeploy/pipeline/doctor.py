@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from dyndeploy.native.library import NVCC, reinstall
 from dyndeploy.pipeline import environment
 from dyndeploy.pipeline.environment import Library, Package
+from dyndeploy.tensorrt.vendor import TARGETS, missing_link
 
 T = TypeVar("T")
 
@@ -83,7 +81,15 @@ def doctor(progress: Callable[[str], None] | None = None) -> Diagnosis:
     tools: dict[str, str] = guarded("compilers", environment.tools, {})
     packages: dict[str, Package] = guarded("packages", environment.packages, {})
     libraries: dict[str, Library] = guarded("libraries", environment.libraries, {})
-    problems += guarded("own libraries", lambda: [*broken_library(libraries), *no_cuda_kernels(libraries, gpu)], [])
+    problems += guarded(
+        "own libraries",
+        lambda: [
+            *broken_library(libraries),
+            *no_cuda_kernels(libraries, gpu),
+            *engines_without_plugins(packages, libraries),
+        ],
+        [],
+    )
     problems += guarded("known problems", lambda: [p for rule in RULES for p in rule(packages, gpu)], [])
     ok = not any(problem.breaks for problem in problems)
     return Diagnosis(ok, system, gpu, tuple(packages.values()), tools, tuple(libraries.values()), tuple(problems))
@@ -140,17 +146,29 @@ def both_onnxruntimes(packages: Mapping[str, Package], _gpu: Mapping[str, str]) 
 
 
 def unversioned_rtx_library(packages: Mapping[str, Package], _gpu: Mapping[str, str]) -> Iterator[Problem]:
-    """To add a plugin layer TensorRT for RTX opens libtensorrt_rtx.so; its wheel has libtensorrt_rtx.so.1."""
-    spec = importlib.util.find_spec("tensorrt_rtx_libs") if _installed(packages, "tensorrt_rtx") else None
-    for folder in map(Path, spec.submodule_search_locations or () if spec else ()):
-        versioned = sorted(folder.glob("libtensorrt_rtx.so.*"))
-        searched = [folder, *map(Path, filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)))]
-        if versioned and not any((place / "libtensorrt_rtx.so").exists() for place in searched):
-            yield Problem(
-                "tensorrt_rtx lacks libtensorrt_rtx.so: a process that builds an engine with a plugin dies.",
-                f"ln -s {versioned[0].name} {folder / 'libtensorrt_rtx.so'}",
-                True,
-            )
+    """To add a plugin TensorRT for RTX opens libtensorrt_rtx.so; its wheel has libtensorrt_rtx.so.1.
+
+    `dyndeploy build` gives it the link; other programs die.
+    """
+    library = missing_link(TARGETS["tensorrt-rtx"]) if _installed(packages, "tensorrt_rtx") else None
+    if library:
+        yield Problem(
+            "tensorrt_rtx lacks libtensorrt_rtx.so: other programs than dyndeploy die when they build a plugin in.",
+            f"ln -s {library.name} {library.with_name('libtensorrt_rtx.so')}",
+            False,
+        )
+
+
+def engines_without_plugins(packages: Mapping[str, Package], libraries: Mapping[str, Library]) -> Iterator[Problem]:
+    """There is a TensorRT, and the library of plugins was not compiled: that one is optional."""
+    found = [t.package for t in TARGETS.values() if _installed(packages, t.package)]
+    library = libraries.get("tensorrt")
+    if found and library and library.path is None:
+        yield Problem(
+            f"{' and '.join(found)} can build engines from function bodies only: {library.detail}",
+            reinstall("tensorrt"),
+            False,
+        )
 
 
 def unused_gpu(packages: Mapping[str, Package], gpu: Mapping[str, str]) -> Iterator[Problem]:

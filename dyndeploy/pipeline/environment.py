@@ -24,6 +24,9 @@ from dyndeploy.native.library import library_names, library_path
 _TIMEOUT_S = 120
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "sve")
 _TOOLS = ("g++", "cmake", "nvcc")
+_GENERATIONS = (
+    "'builds for ' + ', '.join(n.replace('SM', 'sm_') for n in m.ComputeCapability.__members__ if n[:2] == 'SM')"
+)
 _PROVIDERS = "', '.join(p.removesuffix('ExecutionProvider') for p in m.get_available_providers())"
 
 #: Distribution -> (module, expression over the imported module m that says more).
@@ -38,7 +41,7 @@ _PACKAGES = {
     "onnxruntime": ("onnxruntime", _PROVIDERS),
     "onnxruntime-gpu": ("onnxruntime", _PROVIDERS),
     "tensorrt": ("tensorrt", "''"),
-    "tensorrt_rtx": ("tensorrt_rtx", "''"),
+    "tensorrt_rtx": ("tensorrt_rtx", _GENERATIONS),
     "cuda-python": ("cuda.bindings", "''"),
     "polygraphy": ("polygraphy", "''"),
 }
@@ -64,6 +67,20 @@ import ctypes, dyndeploy
 function = ctypes.CDLL(str(dyndeploy.library_path({name!r}))).{function}
 function.restype = ctypes.c_char_p
 print(function().decode())
+"""
+# The plugins are loaded by what they are for, if that is installed.
+_PLUGINS = """
+import dyndeploy
+from dyndeploy.tensorrt import vendor
+taken = []
+for target in vendor.TARGETS:
+    try:
+        loaded = vendor.load(target)
+    except dyndeploy.DynError:
+        continue
+    loaded.load_plugins(dyndeploy.library_path("tensorrt"))
+    taken.append(f"{loaded.target.package} {loaded.version}")
+print("plugins taken by: " + ", ".join(taken) if taken else "")
 """
 
 
@@ -165,6 +182,9 @@ def _library(name: str) -> Library:
         path = str(library_path(name))
     except DynError as error:
         return Library(name, None, None, str(error.why))
+    if name == "tensorrt":
+        code, output = _run([sys.executable, "-c", _PLUGINS])
+        return Library(name, path, code == 0 if code or _last(output) else None, _last(output))
     if name not in _LIBRARIES:
         return Library(name, path, None, "")
     function, says = _LIBRARIES[name]

@@ -41,6 +41,7 @@ from dyndeploy.graph.cast_precision import CastPrecision
 from dyndeploy.graph.fingerprint import fingerprints
 from dyndeploy.graph.fold_batch_norm import FoldBatchNorm
 from dyndeploy.graph.fold_constants import FoldConstants
+from dyndeploy.graph.fuse_mixture import FuseMixture
 from dyndeploy.graph.fuse_predictor import FusePredictor
 from dyndeploy.graph.fuse_relu import FuseRelu
 from dyndeploy.graph.name_dims import NameDims
@@ -166,6 +167,7 @@ def optimize(
     passes: list[ir.passes.PassBase] = [
         FoldConstants(),
         FusePredictor(),
+        FuseMixture(keep),
         WidenPredictor(),
         FoldBatchNorm(),
         FuseRelu(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from dyndeploy.bundle import GOLDENS, MANIFEST, ONNX, PROGRAM, Bundle
+from dyndeploy.bundle import GOLDENS, MANIFEST, ONNX, PROGRAM, Bundle, file_digest
 from dyndeploy.errors import DynError
 from dyndeploy.ops._spec import DOMAIN, spec_of
 from dyndeploy.pipeline.capabilities import Execution, executions
+from dyndeploy.tensorrt.record import EngineRecord, records
 from dyndeploy.tensors import Dim, TensorSpec
 
 Shape = tuple[int | str, ...]
@@ -89,6 +90,21 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class EngineReport:
+    """An engine of the bundle.
+
+    Attributes:
+        target: "tensorrt" or "tensorrt-rtx".
+        record: what is known of it; None where its record cannot be read.
+        problem: why it cannot be used, and what to type; empty where nothing is wrong with its files.
+    """
+
+    target: str
+    record: EngineRecord | None
+    problem: str
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What `inspect` found.
 
@@ -110,6 +126,7 @@ class Inspection:
         versions: package -> version at export.
         goldens: the points at which the bundle has inputs and reference outputs.
         files: what lies there.
+        engines: what was built from it.
     """
 
     name: str
@@ -132,6 +149,7 @@ class Inspection:
     versions: dict[str, str]
     goldens: tuple[str, ...]
     files: tuple[FileRecord, ...]
+    engines: tuple[EngineReport, ...] = ()
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -181,7 +199,22 @@ def inspect(target: Bundle | str | os.PathLike[str]) -> Inspection:
         versions=dict(manifest.versions) if manifest else {},
         goldens=tuple(manifest.goldens) if manifest else (),
         files=_files(bundle) if bundle else (FileRecord(path.name, path.stat().st_size, None),),
+        engines=tuple(_engines(bundle)) if bundle else (),
     )
+
+
+def _engines(bundle: Bundle) -> Iterator[EngineReport]:
+    for target, record in records(bundle).items():
+        if isinstance(record, DynError):
+            yield EngineReport(target, None, str(record))
+            continue
+        again = f"dyndeploy build {bundle.path} --target {target}"
+        problem = ""
+        if file_digest(record.path(bundle)) != record.sha256:
+            problem = f"{record.file} is damaged: {again}"
+        elif record.onnx_sha256 != bundle.manifest.files.get(ONNX):
+            problem = f"built from another model.onnx: {again}"
+        yield EngineReport(target, record, problem)
 
 
 def _load(path: Path) -> ir.Model:
@@ -194,7 +227,7 @@ def _load(path: Path) -> ir.Model:
         raise DynError(f"{path} is not an ONNX file.", why="It holds no graph.")
     for node in proto.graph.node:
         if node.domain == DOMAIN:  # registers the schema, by which shapes are inferred
-            importlib.import_module(f"dyndeploy.ops.{spec_of(node.op_type).folder}.onnx")
+            importlib.import_module(spec_of(node.op_type).module("onnx"))
     return ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
 
 

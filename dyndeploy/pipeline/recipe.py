@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from dyndeploy.tracing.signature import DimValue
 
 FILE = "recipe.toml"
-#: What a bundle can be meant for beside the runtimes: engines that are built from model.onnx.
-_ENGINES = ("tensorrt", "tensorrt-rtx")
 
 
 def _size(value: object) -> int | str:
@@ -66,7 +64,7 @@ def _size(value: object) -> int | str:
 
 
 def _target(name: str) -> str:
-    known = (*runtime_names(), *_ENGINES)
+    known = runtime_names()
     if name not in known:
         raise ValueError(f"no such target. {nearest(name, known)}")
     return name

@@ -12,10 +12,11 @@ from typing import Any
 
 from dyndeploy.bundle import Bundle
 from dyndeploy.errors import DynError, MissingPackageError
-from dyndeploy.runtimes.base import BaseSession, Session, UnavailableError
+from dyndeploy.runtimes.base import BaseSession, DeviceSession, Session, UnavailableError
 
 __all__ = [
     "BaseSession",
+    "DeviceSession",
     "Session",
     "Source",
     "UnavailableError",
@@ -45,6 +46,8 @@ _RUNTIMES = {
     "onnxruntime-cuda": _Runtime(
         "dyndeploy.runtimes.onnxruntime:OnnxRuntimeCudaSession", "onnxruntime", "onnxruntime-gpu"
     ),
+    "tensorrt": _Runtime("dyndeploy.runtimes.tensorrt:TensorRtSession", "tensorrt", "tensorrt"),
+    "tensorrt-rtx": _Runtime("dyndeploy.runtimes.tensorrt_rtx:TensorRtRtxSession", "tensorrt_rtx", "tensorrt-rtx"),
 }
 
 
@@ -91,9 +94,10 @@ def open_session(
     Args:
         path: a bundle (or its folder), a .onnx file, or the bytes of one.
         runtime: one of `runtime_names()`. "onnxruntime" runs our ops on the compiled kernels, "onnxruntime-bodies"
-            by the function bodies in the file.
+            by the function bodies in the file; "tensorrt" and "tensorrt-rtx" run the engine that `build` put into the
+            bundle, on a GPU.
         **options: options of the runtime: `dtype` of "torch"; `threads` of those of ONNX Runtime; `device` and
-            `tf32` of "onnxruntime-cuda".
+            `tf32` of "onnxruntime-cuda"; `device`, `contexts` and `graphs` of "tensorrt" and "tensorrt-rtx".
 
     Returns:
         A session; use it in a `with` block, or close it.
@@ -108,7 +112,7 @@ def open_session(
         Traceback (most recent call last):
         ...
         dyndeploy.errors.DynError: There is no runtime 'abacus'.
-          fix: one of torch, onnxruntime, onnxruntime-bodies, onnxruntime-cuda
+          fix: one of torch, onnxruntime, onnxruntime-bodies, onnxruntime-cuda, tensorrt, tensorrt-rtx
     """
     entry = _RUNTIMES.get(runtime) if isinstance(runtime, str) else None
     if entry is None:

@@ -55,6 +55,33 @@ class Session(Protocol):
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None: ...
 
 
+@runtime_checkable
+class DeviceSession(Session, Protocol):
+    """A session that also takes and gives arrays on a GPU, where they lie."""
+
+    def run_device(
+        self, arrays: Mapping[str, Any], *, outputs: Mapping[str, Any] | None = None, stream: Any = None
+    ) -> dict[str, Any]:
+        """Run on arrays on the GPU.
+
+        Args:
+            arrays: input name -> an array with DLPack or `__cuda_array_interface__` (PyTorch, CuPy, Numba, PyCUDA's
+                GPUArray, what this gives), in C order and at an address that is a multiple of 256; or a NumPy array,
+                which is copied.
+            outputs: output name -> such an array on the GPU, which is written; any of them. The others are made.
+            stream: the caller's CUDA stream, as an int or an object of PyTorch, CuPy, Numba, PyCUDA or cuda.core. The
+                run comes behind what is queued in it, and what is queued in it later comes behind the run; nothing
+                waits here. Without it, this returns when the outputs are there.
+
+        Returns:
+            Output name -> the array given for it, or one with DLPack and `__cuda_array_interface__`.
+
+        Raises:
+            DynError: as `run`. With a stream, what goes wrong on the GPU later is told by whoever waits for it.
+        """
+        ...
+
+
 class BaseSession(ABC):
     """Validation and life cycle; a runtime adds `_run`, and `_release` if it holds something."""
 
@@ -74,7 +101,7 @@ class BaseSession(ABC):
         """See `Session.run`."""
         if self._closed:
             raise DynError(f"The {self.runtime} session is closed.", fix="Open another one with open_session().")
-        check_arrays(arrays, self.inputs, self.dims)
+        self._check(arrays)
         return self._run(arrays)
 
     def close(self) -> None:
@@ -90,6 +117,10 @@ class BaseSession(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check(self, arrays: Mapping[str, Any]) -> None:
+        """Raise DynError when arrays do not fit."""
+        check_arrays(arrays, self.inputs, self.dims)
 
     @abstractmethod
     def _run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import onnx
 
 from dyndeploy.bundle import Arrays
 from dyndeploy.graph.probe import with_choices, with_outputs
-from dyndeploy.runtimes import open_session
+from dyndeploy.runtimes import Session, open_session
 from dyndeploy.runtimes.program import Program
 from dyndeploy.verdict.choices import decide
 from dyndeploy.verdict.inner import Anatomy
@@ -52,14 +54,22 @@ def torch_reader(anatomy: Anatomy, program: Program) -> Reader:
     return read
 
 
-def onnx_reader(anatomy: Anatomy, runtime: str) -> Reader:
+def onnx_reader(
+    anatomy: Anatomy, runtime: str, opened: Callable[[bytes], AbstractContextManager[Session]] | None = None
+) -> Reader:
     """A reader of any runtime that runs model.onnx: a copy of the model gives values and decisions out.
 
     A runtime fuses less around a value that it has to give out, and rounds it, so that the last bits of others may
     differ, and a decision with them: the decisions are those of the same run. They are taken by the nodes of the op's
     body. A compiled kernel in a float16 model decides by the value as it is given out, or, where ONNX Runtime widened
     it, by one that nobody else sees.
+
+    Args:
+        anatomy: the graph.
+        runtime: its name.
+        opened: opens a copy of the model in it; where left out, it is a runtime that takes ONNX.
     """
+    opened = opened or functools.partial(open_session, runtime=runtime)
     names = {choice.node: f"{choice.node}/choice" for choice in anatomy.choices}
     half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in anatomy.model.graph.initializer)
     by_kernel = anatomy.choices if runtime == KERNELS and half else []
@@ -68,7 +78,7 @@ def onnx_reader(anatomy: Anatomy, runtime: str) -> Reader:
         widened = _widened(anatomy.model, inputs) if by_kernel else set()
         rounded = [choice for choice in by_kernel if choice.node not in widened]
         shown = [*values, *(choice.value for choice in rounded), *names.values()]
-        with open_session(with_outputs(with_choices(anatomy.model, names), shown), runtime) as session:
+        with opened(with_outputs(with_choices(anatomy.model, names), shown)) as session:
             seen = inputs | session.run(inputs)
         decisions = {choice.source: seen[names[choice.node]] for choice in anatomy.choices}
         decisions |= {choice.source: decide(choice, seen[choice.value]) for choice in rounded}

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from dyndeploy.bundle import Precision
 from dyndeploy.tensors import Point
 from dyndeploy.testing.numeric import Comparison, Judgement, Verdict
+from dyndeploy.verdict.bisect import Bisection
 from dyndeploy.verdict.blame import Guilty
 from dyndeploy.verdict.choices import ChoiceResult
 
@@ -64,6 +65,7 @@ class RuntimeResult(_Result):
         points: one result per point, the smallest first.
         guilty: the node that is to blame at the first point that does not pass; None where none was found, as
             the difference vanishes when inner values are read.
+        bisection: which kernels make it wrong, where that was asked and it does not pass.
     """
 
     runtime: str
@@ -73,6 +75,7 @@ class RuntimeResult(_Result):
     failure: str | None = None
     points: tuple[PointResult, ...] = ()
     guilty: Guilty | None = None
+    bisection: Bisection | None = None
 
 
 class OperatorResult(_Result):
@@ -137,6 +140,7 @@ class CheckResult(_Result):
                     "unavailable": r.unavailable,
                     "points": {p.point: p.verdict.value for p in r.points},
                     "guilty": r.guilty.node if r.guilty else None,
+                    **({"guilty_kernels": list(r.bisection.guilty)} if r.bisection else {}),
                 }
                 for r in self.runtimes
             ],

@@ -48,6 +48,7 @@ class Yardstick:
         choices: the nodes that take discrete decisions.
 
     Attributes:
+        dtype: of `own`, by which errors are judged.
         inputs: the golden inputs, in the order of the program's.
         outputs: PyTorch's own outputs at the bundle's dtype, with its own decisions.
         decisions: those of float64: op node of model.pt2 -> decisions.
@@ -60,6 +61,7 @@ class Yardstick:
         self, bundle: Bundle, point: Point, reference: Program, own: Program, choices: Sequence[Choice]
     ) -> None:
         self._programs, self._choices = (reference, own), choices
+        self.dtype = str(own.dtype).removeprefix("torch.")
         self._outputs: list[TensorSpec] = bundle.manifest.outputs
         inputs, expected = bundle.goldens(point)
         self.inputs = {spec.name: inputs[spec.name] for spec in bundle.manifest.inputs}

@@ -47,7 +47,11 @@ def test_this_machine():
     assert (onnxruntime.name, onnxruntime.loads) == ("onnxruntime", None)
     assert (cuda.name, cuda.loads) == ("cuda", True if cuda.path else None)
     assert cuda.detail.startswith("architectures: " if cuda.path else "It is compiled when")
-    assert (tensorrt.name, tensorrt.loads) == ("tensorrt", None)
+    rtx = found["tensorrt_rtx"]
+    taken = f"plugins taken by: tensorrt_rtx {rtx.version}" if tensorrt.path and rtx.loads else None
+    assert (tensorrt.name, tensorrt.loads) == ("tensorrt", True if taken else None)
+    assert taken in (None, tensorrt.detail)
+    assert not rtx.loads or rtx.detail.startswith("builds for sm_")
     assert diagnosis.ok == (not any(p.breaks for p in diagnosis.problems))
     assert phases == ["system", "GPU", "compilers", "packages", "libraries", "own libraries", "known problems"]
 
@@ -230,17 +234,27 @@ def test_no_driver(tmp_path, monkeypatch):
     assert environment.gpu() == NO_GPU
 
 
+def test_a_tensorrt_without_our_plugins():
+    library = {"tensorrt": Library("tensorrt", None, None, "It is compiled when dyndeploy is installed.")}
+    (problem,) = module.engines_without_plugins(packages(package("tensorrt_rtx")), library)
+    assert "tensorrt_rtx can build engines from function bodies only" in problem.what
+    assert "pip install" in problem.fix
+    assert not problem.breaks
+    assert list(module.engines_without_plugins(packages(), library)) == []
+
+
 def test_the_missing_library_of_tensorrt_rtx(tmp_path, monkeypatch):
     libs = tmp_path / "tensorrt_rtx_libs"
     libs.mkdir()
     (libs / "__init__.py").touch()
     (libs / "libtensorrt_rtx.so.1").touch()
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx_libs", raising=False)  # of a test before this one
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     installed = packages(package("tensorrt_rtx"))
     assert problems(packages()) == []
     (problem,) = problems(installed)
-    assert problem.breaks
+    assert not problem.breaks  # `dyndeploy build` helps itself
     assert "lacks libtensorrt_rtx.so" in problem.what
 
     elsewhere = tmp_path / "elsewhere"
@@ -250,6 +264,7 @@ def test_the_missing_library_of_tensorrt_rtx(tmp_path, monkeypatch):
     assert problems(installed) == []
 
     monkeypatch.delenv("LD_LIBRARY_PATH")
+    assert str(libs) in problem.fix
     subprocess.run(problem.fix, shell=True, check=True)
     assert (libs / "libtensorrt_rtx.so").resolve() == libs / "libtensorrt_rtx.so.1"
     assert problems(installed) == []

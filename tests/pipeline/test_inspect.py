@@ -24,6 +24,7 @@ ATTRIBUTES = {
     "ModulatedDeformConv2d": {},
     "DecoupledDynamicFilter": {"kernel_shape": [3, 3]},
     "DynamicRegionAwareConv2d": {"kernel_shape": [3, 3], "regions": 4},
+    "MixedRegionAwareConv2d": {"kernel_shape": [3, 3], "regions": 4},
     "DynamicGroupConv2d": {},
 }
 
@@ -88,7 +89,9 @@ def test_dynamic_nodes_with_shapes_and_attributes(bundle):
     assert deform.attributes["strides"] == (1, 2)
     assert deform.attributes["pads"] == (1, 2, 1, 2)
     assert list(deform.attributes) == [a.name for a in spec_of("dcnv2").attributes]
-    assert (regions.type, regions.attributes["regions"]) == ("DynamicRegionAwareConv2d", 3)
+    assert (regions.type, regions.attributes["regions"]) == ("MixedRegionAwareConv2d", 3)
+    assert regions.inputs["share"] == ("batch", 3, 2)
+    assert regions.inputs["banks"] == (4, 36)
     assert regions.inputs["guide"] == ("batch", 3, 6, 4)
 
 
@@ -184,7 +187,7 @@ def test_a_file_without_bodies(tmp_path):
     assert ways["onnxruntime"].how == "compiled kernel"
     assert not ways["onnxruntime-bodies"].runs
     assert "no function body" in ways["onnxruntime-bodies"].note
-    assert ways["tensorrt"].how == "not at all"
+    assert ways["tensorrt"].how == "plugin"
 
 
 @pytest.mark.parametrize("content", [b"", b"not an onnx file at all"])
@@ -206,7 +209,7 @@ def test_every_runtime_has_a_rule():
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("gridsample", [False, True])
-@pytest.mark.parametrize("spec", custom_ops(), ids=lambda spec: spec.folder)
+@pytest.mark.parametrize("spec", custom_ops(), ids=lambda spec: spec.key)
 def test_onnxruntime_runs_what_the_rules_say(spec, gridsample, dtype):
     model = single_op_model(spec, ATTRIBUTES[spec.name], dtype, gridsample=gridsample)
     body = {node.op_type for node in model.functions[0].node}
@@ -227,9 +230,9 @@ def test_onnxruntime_runs_what_the_rules_say(spec, gridsample, dtype):
 @pytest.mark.parametrize(
     ("body", "dtype", "runtime", "expected"),
     [
-        (["DeformConv"], "float32", "tensorrt-rtx", "not at all (no DeformConv importer: "),
-        (["GridSample"], "float32", "tensorrt-rtx", "function body"),
-        (["DeformConv"], "bfloat16", "tensorrt", "not at all (its DeformConv importer has no bfloat16)"),
+        (["DeformConv"], "float32", "tensorrt-rtx", "plugin or function body (`build --no-plugins` takes its Grid"),
+        (["GridSample"], "float32", "tensorrt-rtx", "plugin or function body"),
+        (["DeformConv"], "bfloat16", "tensorrt", "plugin or function body (`build --no-plugins` takes its GridSamp"),
         (["DeformConv"], "bfloat16", "onnxruntime-cuda", "not at all (its DeformConv kernel has no bfloat16)"),
         (["DeformConv"], None, "onnxruntime-bodies", "function body (the DeformConv kernel inside needs onnxruntime"),
         (["MatMul"], "float16", "onnxruntime-bodies", "function body"),

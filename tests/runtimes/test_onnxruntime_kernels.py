@@ -21,8 +21,8 @@ from dyndeploy.testing.single_op import single_op_model
 
 ROOT = Path(__file__).parents[2]
 EVERY = [case for spec in custom_ops() for case in cases(spec)]
-each_case = pytest.mark.parametrize("case", EVERY, ids=lambda c: f"{c.spec.folder}-{c}")
-each_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
+each_case = pytest.mark.parametrize("case", EVERY, ids=lambda c: f"{c.spec.key}-{c}")
+each_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.key)
 
 
 def relative_error(y, truth):

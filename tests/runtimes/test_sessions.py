@@ -87,7 +87,7 @@ def test_unknown_options_are_named(double):
 def test_an_unknown_runtime_lists_the_known_ones():
     with pytest.raises(DynError, match="no runtime 'onnx'") as caught:
         open_session("nowhere", "onnx")
-    assert caught.value.fix == "one of torch, onnxruntime, onnxruntime-bodies, onnxruntime-cuda"
+    assert caught.value.fix == "one of torch, onnxruntime, onnxruntime-bodies, onnxruntime-cuda, tensorrt, tensorrt-rtx"
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

@@ -1,7 +1,8 @@
-"""The plugin library, and processes in which TensorRT's own libraries load it."""
+"""Processes in which TensorRT's own libraries load the plugin library, and a vendor's package that is made up."""
 
-import fcntl
+import dataclasses
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -10,28 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import dyndeploy
-from dyndeploy.errors import DynError
+from dyndeploy.tensorrt import process, vendor, worker
+from dyndeploy.tensorrt.record import Gpu
 
-ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="session")
-def plugins():
-    """libdyndeploy_trt of this installation, or, where there was no nvcc for it, the one with the emulator inside."""
-    try:
-        return dyndeploy.library_path("tensorrt")
-    except DynError:
-        pass
-    folder = ROOT / "build" / "emulated"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        _run("cmake", "-S", ROOT / "plugins", "-B", folder, "-DDYNDEPLOY_EMULATOR=ON", "-DDYNDEPLOY_CUDA=OFF")
-        _run("cmake", "--build", folder, "--target", "dyndeploy_trt_emulated", "--parallel", "2")
-    (library,) = folder.rglob("libdyndeploy_trt_emulated.so")
-    return library
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +65,67 @@ def build(rtx_environment, tmp_path):
     return build
 
 
-def _run(*command):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+def _module(name):
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def small():
+    """small_bundle.py."""
+    return _module("small_bundle")
+
+
+@pytest.fixture
+def bundle(small, tmp_path):
+    """A small bundle."""
+    return small.small_bundle(tmp_path / "small")
+
+
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    """The folder of what is kept for later builds."""
+    folder = tmp_path / "caches"
+    monkeypatch.setenv("DYNDEPLOY_CACHE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def fake(fake_process, monkeypatch):
+    """As `fake_process`, without a process, which takes time."""
+    monkeypatch.setattr("dyndeploy.tensorrt.process.run", _run_here)
+    return fake_process
+
+
+def _run_here(job, *, tell, monitor=None):
+    outcome, stream = process.Outcome(), io.StringIO()
+    events = worker.Events(stream, job.log)
+    try:
+        events.send("done", **worker.build(job, events))
+    except worker.FailedError as failure:
+        events.send("failed", **failure.details)
+    events.close()
+    for line in stream.getvalue().splitlines():
+        process._take(line, outcome, tell, monitor)
+    return outcome
+
+
+@pytest.fixture
+def fake_process(monkeypatch, caches, tmp_path):
+    """Both targets are served by fake_builder.py, on a GPU that is not there; call it with what it should do."""
+    for name, target in vendor.TARGETS.items():
+        monkeypatch.setitem(vendor.TARGETS, name, dataclasses.replace(target, package="fake_builder", minimum="0"))
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setattr("dyndeploy.tensorrt.gpu.current_gpu", lambda: Gpu(compute_capability="8.9", name="GPU 1"))
+    library = tmp_path / "libplugins.so"
+    library.write_bytes(b"plugins")
+    monkeypatch.setattr("dyndeploy.pipeline.build.library_path", lambda _name: library)
+
+    def behave(**settings):
+        monkeypatch.setenv("FAKE_BUILDER", json.dumps(settings))
+
+    behave.library = library
+    return behave

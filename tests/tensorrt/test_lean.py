@@ -63,7 +63,7 @@ def check(found, asked):
         assert seen["timing_id"] == found["life"][0]["timing_id"]
 
 
-@pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
+@pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.key)
 @pytest.mark.parametrize("version", ["1", "1-tf32"])
 def test_operators(spec, version, look):
     asked = [
@@ -87,7 +87,7 @@ def test_deform_conv(look):
     check(found, asked)
 
 
-@pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
+@pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.key)
 def test_refusals_are_logged_with_the_node(spec, look):
     """An attribute that is left out, unknown or out of range."""
     good = written(cases(spec)[0])

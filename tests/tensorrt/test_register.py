@@ -105,7 +105,7 @@ def test_without_the_plugins_it_says_so(for_lean, tmp_path):
     assert "dyndeploy: no plugins: libdyndeploy_trt.so" in log
 
 
-@pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
+@pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.key)
 def test_engines_are_built_with_it(spec, for_rtx, build):
     library, _ = for_rtx
     case = cases(spec)[0]

@@ -12,7 +12,7 @@ from dyndeploy.ops._spec import DOMAIN, PLUGIN_ATTRIBUTES, VERSION, custom_ops, 
 from dyndeploy.testing.cases import cases, grid
 from dyndeploy.testing.single_op import single_op_model
 
-each_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.folder)
+each_op = pytest.mark.parametrize("spec", custom_ops(), ids=lambda s: s.key)
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 each_dims = pytest.mark.parametrize("dims", ["static", "dynamic"])
 
@@ -51,7 +51,7 @@ def test_plugins(spec, dtype, dims, embed, plugins, build):
     results = build(models, plugins, embed=embed, profiles=profiles, words=words)
     assert len(results) == len(models)
     for case, result, output in zip(all_cases, results, outputs):
-        assert result["layers"] == [["PLUGIN_V3", f"{spec.folder}_0", output, TYPES[dtype]]], case
+        assert result["layers"] == [["PLUGIN_V3", f"{spec.key}_0", output, TYPES[dtype]]], case
         assert result["log"] == [], case
         assert result["contains"] == dict.fromkeys(words, True), case
         assert (result["engine"] > plugins.stat().st_size) == embed, case
@@ -96,7 +96,7 @@ def test_shapes_on_a_grid(spec, plugins, build):
         ]
 
 
-@pytest.mark.parametrize("spec", [s for s in custom_ops() if s.folder != "ddf"], ids=lambda s: s.folder)
+@pytest.mark.parametrize("spec", [s for s in custom_ops() if s.folder != "ddf"], ids=lambda s: s.key)
 def test_products_in_tf32_are_another_version(spec, plugins, build):
     model = single_op_model(spec, cases(spec)[0].attributes, shapes=cases(spec)[0].shapes())
     for attribute in model.graph.node[0].attribute:
