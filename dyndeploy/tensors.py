@@ -5,6 +5,7 @@ One description serves the exporter, the sessions, the server and the packages. 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,7 @@ def _ordered_range(value: tuple[float, float]) -> tuple[float, float]:
 Range = Annotated[tuple[float, float], AfterValidator(_ordered_range)]
 
 
+@functools.lru_cache(1024)  # asked for every axis of every request
 def split_multiple(dim: str) -> tuple[int, str]:
     """Factor and name of an entry of a shape; an entry of another form is a name.
 
@@ -153,7 +155,7 @@ class TensorSpec(BaseModel):
             DynError: NumPy has no such dtype.
         """
         try:
-            return np.dtype(ml_dtypes.bfloat16) if self.dtype == "bfloat16" else np.dtype(self.dtype)
+            return _numpy_dtype(self.dtype)
         except TypeError:
             raise DynError(
                 f"{self.name} is {self.dtype!r}, which is no dtype.", fix="float32, float16, bfloat16, int64, …"
@@ -165,6 +167,11 @@ class TensorSpec(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+@functools.lru_cache(64)
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
 def _size_of(dim: str, sizes: Mapping[str, int]) -> int:

@@ -1,0 +1,1 @@
+"""Models that answer requests: sessions, batching, self-test, reloading. No protocol is known here."""

@@ -1,0 +1,1 @@
+"""REST: the protocol over HTTP, the metrics and the page."""
