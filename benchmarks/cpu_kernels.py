@@ -31,6 +31,7 @@ from dyndeploy.testing.numeric import compare
 AGREEMENT = 1e-3
 
 
+TRAINING = ((8, 128, 28, 28), (8, 256, 14, 14), (1, 128, 100, 167))
 STRIDED = ((1, 256, 56, 56), (1, 128, 100, 167))
 
 NATIVE, FIRST, LAST = "ours in ONNX Runtime", "ours in torch, NCHW", "ours in torch, channels_last"
@@ -38,6 +39,8 @@ BODY, DEFORM_CONV = "function body in ONNX Runtime", "DeformConv of ONNX Runtime
 TORCH_CONV = ("conv2d of torch, NCHW", "conv2d of torch, channels_last")
 CONV = (*TORCH_CONV, "conv2d of OpenVINO", "conv2d of ONNX Runtime")
 UP_FIRST, UP_LAST = "4 calls of ours, NCHW", "4 calls of ours, channels_last"
+STEP, STEP_LAST = "step of ours, NCHW", "step of ours, channels_last"
+COMPOSED_STEP, REFERENCE_STEP = "step of the composition", "step of the references"
 NETWORKS = ("ddf_resnet50", "resnet50_dcnv2", "dgc_resnet18", "drconv_shufflenetv2_x1_0")
 
 
@@ -131,6 +134,24 @@ def comparisons(shapes: Sequence[tuple[int, int, int, int]], bundles: Path) -> l
                 "masked, cl": Bar(LAST, ("official masked form",), 3),
             },
             "GFLOP/s",
+        ),
+        *(
+            Comparison(
+                "step",
+                f"training step of {operator}: forward, and the gradients of all inputs",
+                tuple(Problem(operator, shape) for shape in shapes or TRAINING),
+                {
+                    "ours": (STEP,),
+                    "ours cl": (STEP_LAST,),
+                    "composition": (COMPOSED_STEP,),
+                    "references": (REFERENCE_STEP,),
+                },
+                {
+                    "composition": Bar(STEP, (COMPOSED_STEP, REFERENCE_STEP), 1),
+                    "composition, cl": Bar(STEP_LAST, (COMPOSED_STEP, REFERENCE_STEP), 1),
+                },
+            )
+            for operator in ("dcnv2", "ddf", "drconv", "dgc")
         ),
         Comparison(
             "networks",

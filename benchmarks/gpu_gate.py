@@ -48,7 +48,7 @@ class Recorded:
     """A call, and its graphs where it can be captured.
 
     Args:
-        call: enqueues work on the current stream and returns a tensor.
+        call: enqueues work on the current stream and returns a tensor, or a tuple of them.
         agrees: whether a result is right, in its own form.
 
     Attributes:
@@ -64,7 +64,8 @@ class Recorded:
         stream = torch.cuda.current_stream()
         try:
             self._one, result = _capture(call, 1)
-            result.fill_(float("nan"))
+            for tensor in several(result):
+                tensor.fill_(float("nan"))
             self._one.replay()
             if not agrees(result):
                 self.refusal = "its CUDA graph computes something else"
@@ -86,6 +87,11 @@ class Recorded:
         """`calls` calls."""
         for _ in range(self.calls):
             self.call()
+
+
+def several(result: Any) -> tuple[Any, ...]:
+    """The tensors of a call's result."""
+    return result if isinstance(result, tuple) else (result,)
 
 
 def take_turn(recorded: Recorded) -> Turn:

@@ -44,6 +44,9 @@ CONV_FIRST, CONV_LAST, CONV_TF32 = (
     "conv2d of torch with TF32, channels_last",
 )
 SHIFTS = ("compiled shifts, NCHW", "compiled shifts, channels_last")
+SELECT, GROUPED, MASKED = "all regions, then select", "sorted rows, grouped product", "official masked form"
+STEP, STEP_LAST = "step of ours, NCHW", "step of ours, channels_last"
+COMPOSED = ("step of the composition, NCHW", "step of the composition, channels_last")
 VISION, VISION_TF32 = "torchvision", "torchvision with TF32"
 COPY, BULK, ELEMENT = "copy of X", "copy of 512 MiB", "copy of one element"
 
@@ -176,6 +179,45 @@ def comparisons(shapes: Sequence[Shape], limits: Peaks) -> list[Comparison]:
             },
             "GB/s",
         ),
+        *(
+            table(
+                "drconv",
+                f"drconv, 8 regions, {dtype}",
+                problems("drconv", usual, dtype=dtype, coherent=True),
+                {**ours, "select": (SELECT,), "grouped": (GROUPED,), "conv": (CONV_FIRST, CONV_LAST), **floor},
+                {
+                    "select, cl": Bar(LAST, (SELECT,), 3, where=is_detection),
+                    "select": Bar(FIRST, (SELECT,), 3, where=is_detection),
+                    "grouped, cl": Bar(LAST, (GROUPED,), 1),
+                    "of conv, cl": Bar(LAST, (CONV_FIRST, CONV_LAST), 1.6, at_most=True, where=is_detection),
+                },
+                "GFLOP/s",
+            )
+            for dtype, usual in (("float16", maps), ("bfloat16", batches(DETECTION, 1, 8)))
+        ),
+        table(
+            "dgc",
+            "dgc, 4 heads, a quarter of the channels kept, float16",
+            problems("dgc", maps, dtype="float16"),
+            {**ours, "masked": (MASKED,), "conv": (CONV_FIRST, CONV_LAST), **floor},
+            {
+                "of conv, cl": Bar(LAST, (CONV_FIRST, CONV_LAST), 0.6, at_most=True, where=_is_full),
+                "masked, cl": Bar(LAST, (MASKED,), 4, where=_is_full),
+                "masked": Bar(FIRST, (MASKED,), 4, where=_is_full),
+            },
+            "GFLOP/s",
+        ),
+        *(
+            table(
+                "step",
+                f"training step of {operator}, {dtype}: forward, and the gradients of all inputs",
+                problems(operator, batches([*CLASSIFICATION[:2], DETECTION[1]], 8), dtype=dtype),
+                {"ours cl": (STEP_LAST,), "ours": (STEP,), "composition": COMPOSED},
+                {"composition, cl": Bar(STEP_LAST, COMPOSED, 1), "composition": Bar(STEP, COMPOSED, 1)},
+            )
+            for operator in ("dcnv2", "ddf", "drconv", "dgc")
+            for dtype in ("float16", "float32")
+        ),
     ]
 
 
@@ -198,6 +240,11 @@ def _is_narrow(item: Any) -> bool:
 
 def _is_wide(item: Any) -> bool:
     return not _is_narrow(item)
+
+
+def _is_full(item: Any) -> bool:
+    """A batch of maps as large as in detection."""
+    return is_detection(item) and item.shape[0] >= 8
 
 
 def _is_large(item: Any) -> bool:

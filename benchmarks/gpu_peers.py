@@ -14,9 +14,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+import compositions
 import torch
 from gate import LeftOutError
-from gpu_gate import Call, Recorded
+from gpu_gate import Call, Recorded, several
 from problems import Problem
 from torch.nn import functional as F
 
@@ -41,7 +42,7 @@ class Engine:
     """How an engine is made ready.
 
     Attributes:
-        computes: the "operator", a "plain" convolution, a "copy" of X, a "bulk" copy, or one "element".
+        computes: the "operator", a training "step", a "plain" convolution, a "copy" of X, a "bulk" copy, one "element".
         make: (problem, tensors) -> the call.
         tf32: float32 products may use it.
         agreement: relative error that is allowed in half types, where it is not AGREEMENT.
@@ -72,12 +73,13 @@ def prepare(name: str, problem: Problem) -> tuple[Recorded, Answer]:
     """What a worker does with a task."""
     engine = ENGINES[name]
     torch.cuda.empty_cache()
-    _PROCESS.enter_context(torch.inference_mode())
+    # A process has one engine: a training step needs autograd all its life.
+    _PROCESS.enter_context(torch.inference_mode(engine.computes != "step"))
     torch.backends.cudnn.benchmark = True
     dtype = getattr(torch, problem.dtype)
     tensors = {name: torch.from_numpy(array).to(DEVICE, dtype) for name, array in problem.draw().items()}
     _use_tf32(False)
-    truth = _solve(engine, problem, {name: t.float() for name, t in tensors.items()})
+    truth = several(_solve(engine, problem, {name: t.float() for name, t in tensors.items()}))
     _use_tf32(engine.tf32)
     call = engine.make(problem, tensors)
     limit = AGREEMENT["tf32" if engine.tf32 else problem.dtype]
@@ -85,7 +87,7 @@ def prepare(name: str, problem: Problem) -> tuple[Recorded, Answer]:
         limit = engine.agreement
 
     def error(result: Any) -> float:
-        return float((result.float() - truth).norm() / truth.norm())
+        return max(float((r.float() - t).norm() / t.norm()) for r, t in zip(several(result), truth, strict=True))
 
     first = error(call())
     recorded = Recorded(call, lambda result: error(result) <= limit)
@@ -102,6 +104,8 @@ def _solve(engine: Engine, problem: Problem, tensors: Tensors) -> Any:
     """The right answer in float32, by the reference: one image after the other, for it takes much memory."""
     if engine.computes in ("bulk", "element"):
         return torch.ones(1, device=tensors["X"].device)
+    if engine.computes == "step":
+        return problem.gradients(list(tensors.values()))
     if engine.computes != "operator":
         return problem.solve(engine.computes, tensors)
     one = replace(problem, shape=(1, *problem.shape[1:]))
@@ -181,11 +185,51 @@ def ddf_up_composed_last(problem: Problem, tensors: Tensors) -> Call:
 # --- others
 
 
+def composed(form: Callable[..., Any]) -> Callable[[Problem, Tensors], Call]:
+    """One of compositions.py."""
+
+    def make(problem: Problem, tensors: Tensors) -> Call:
+        values = list(tensors.values())
+        try:
+            form(problem, *values)
+        except RuntimeError as error:  # an operator that lacks this dtype here
+            raise LeftOutError(f"torch refuses {form.__name__}: {str(error).splitlines()[0]}") from None
+        return lambda: form(problem, *values)
+
+    return make
+
+
 def deform_conv_torchvision(problem: Problem, tensors: Tensors) -> Call:
     ops = _import("torchvision").ops
     offset, mask = tensors["offset_mask"][:, :18].contiguous(), tensors["offset_mask"][:, 18:].sigmoid()
     x, weight, bias = tensors["X"], tensors["W"], tensors["B"]
     return lambda: ops.deform_conv2d(x, offset, weight, bias, stride=problem.stride, padding=1, mask=mask)
+
+
+def step_ours(problem: Problem, tensors: Tensors) -> Call:
+    """Forward and backward, by the compiled kernels."""
+    from dyndeploy.native import kernels
+
+    ours(problem, tensors)
+    assert kernels.available(problem.case.spec, "backward", tensors["X"])
+    op, keywords = problem.public_function(), problem.public_keywords()
+    return compositions.training_step(lambda *leaves: op(*leaves, **keywords), list(tensors.values()))
+
+
+def step_ours_last(problem: Problem, tensors: Tensors) -> Call:
+    return step_ours(problem, {name: _last(tensor) for name, tensor in tensors.items()})
+
+
+def step_composed(problem: Problem, tensors: Tensors) -> Call:
+    """Forward and backward of what the papers' code composes."""
+    if problem.operator == "dcnv2":
+        _import("torchvision")
+    form = compositions.LEARNING[problem.operator]
+    return compositions.training_step(lambda *leaves: form(problem, *leaves), list(tensors.values()))
+
+
+def step_composed_last(problem: Problem, tensors: Tensors) -> Call:
+    return step_composed(problem, {name: _last(tensor) for name, tensor in tensors.items()})
 
 
 def conv(problem: Problem, tensors: Tensors) -> Call:
@@ -200,32 +244,13 @@ def conv_last(problem: Problem, tensors: Tensors) -> Call:
     return lambda: F.conv2d(x, weight, None, stride, 1, 1, groups)
 
 
-def _norm(filters: Any, axis: int) -> Any:
-    centred = filters - filters.mean(axis, keepdim=True)
-    return centred / (filters.std(axis, keepdim=True) + 1e-10)
-
-
-def ddf_unfold(problem: Problem, tensors: Tensors) -> Call:
-    """Nine shifted copies of the map, times both filters, summed."""
-    x, channel, spatial, gain = tensors.values()
-    n, c = problem.shape[:2]
-    ho, wo = spatial.shape[2:]
-
-    def call() -> Any:
-        columns = F.unfold(x, 3, padding=1, stride=problem.stride).view(n, c, 9, ho, wo)
-        per_channel = _norm(channel.view(n, c, 9), 2) * gain.view(c, 9)
-        return (columns * per_channel[..., None, None] * _norm(spatial, 1)[:, None]).sum(2)
-
-    return call
-
-
 def ddf_shift(problem: Problem, tensors: Tensors) -> Call:
     """The sum over nine shifted views, in float32, as torch's compiler fuses it into one kernel."""
     n, c, h, w = problem.shape
 
     def shift(x: Any, channel: Any, spatial: Any, gain: Any) -> Any:
-        per_channel = _norm(channel.float().view(n, c, 9), 2) * gain.float().view(c, 9)
-        per_pixel = _norm(spatial.float(), 1)
+        per_channel = compositions.filter_norm(channel.float().view(n, c, 9), 2) * gain.float().view(c, 9)
+        per_pixel = compositions.filter_norm(spatial.float(), 1)
         padded = F.pad(x, (1, 1, 1, 1))
         y = 0
         for tap in range(9):
@@ -275,7 +300,14 @@ ENGINES = {
     "conv2d of torch, NCHW": Engine("plain", conv),
     "conv2d of torch, channels_last": Engine("plain", conv_last),
     "conv2d of torch with TF32, channels_last": Engine("plain", conv_last, tf32=True),
-    "unfold": Engine("operator", ddf_unfold),
+    "unfold": Engine("operator", composed(compositions.unfold)),
+    "all regions, then select": Engine("operator", composed(compositions.select)),
+    "sorted rows, grouped product": Engine("operator", composed(compositions.sorted_rows)),
+    "official masked form": Engine("operator", composed(compositions.masked)),
+    "step of ours, NCHW": Engine("step", step_ours),
+    "step of ours, channels_last": Engine("step", step_ours_last),
+    "step of the composition, NCHW": Engine("step", step_composed, agreement=COARSE),
+    "step of the composition, channels_last": Engine("step", step_composed_last, agreement=COARSE),
     "compiled shifts, NCHW": Engine("operator", ddf_shift),
     "compiled shifts, channels_last": Engine("operator", ddf_shift_last),
     "4 calls of ours, NCHW": Engine("operator", ddf_up_composed),

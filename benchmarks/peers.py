@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from gate import LeftOutError
-from problems import HEADS, Arrays, Network, Problem
+from problems import Arrays, Network, Problem, flat
 
 import dyndeploy
 from dyndeploy import DynError
@@ -234,27 +234,6 @@ def copy_torch(problem: Problem, arrays: Arrays, threads: int) -> Ready:
     return lambda: y.copy_(x), _array
 
 
-def ddf_unfold(problem: Problem, arrays: Arrays, threads: int) -> Ready:
-    """Nine shifted copies of the map, times both filters, summed."""
-    from torch.nn import functional as F
-
-    x, channel, spatial, gain = _tensors(arrays, threads)
-    n, c = problem.shape[:2]
-    ho, wo = spatial.shape[2:]
-
-    def norm(filters: Any, axis: int) -> Any:
-        centred = filters - filters.mean(axis, keepdim=True)
-        return centred / (filters.std(axis, keepdim=True) + 1e-10)
-
-    def call() -> Any:
-        columns = F.unfold(x, 3, padding=1, stride=problem.stride).view(n, c, 9, ho, wo)
-        per_channel = norm(channel.view(n, c, 9), 2) * gain.view(c, 9)
-        per_pixel = norm(spatial, 1)
-        return (columns * per_channel[..., None, None] * per_pixel[:, None]).sum(2)
-
-    return call, _array
-
-
 def ddf_up_composed(problem: Problem, arrays: Arrays, threads: int, channels_last: bool = False) -> Ready:
     """One DDF per sub-pixel with our own kernel, stacked, and a pixel shuffle: what the official DDF-Up does."""
     import torch
@@ -277,48 +256,56 @@ def ddf_up_composed_channels_last(problem: Problem, arrays: Arrays, threads: int
     return ddf_up_composed(problem, arrays, threads, channels_last=True)
 
 
-def drconv_select(problem: Problem, arrays: Arrays, threads: int) -> Ready:
-    """The convolution of every region everywhere, as one grouped convolution, then the choice."""
-    from torch.nn import functional as F
+def _composed(form: str) -> Engine:
+    """One of compositions.py."""
 
-    x, filters, guide, _ = _tensors(arrays, threads)
-    n, c, h, w = problem.shape
-    weight = filters.view(-1, c, 3, 3)
+    def engine(problem: Problem, arrays: Arrays, threads: int) -> Ready:
+        tensors = _tensors(arrays, threads)
+        compose = getattr(importlib.import_module("compositions"), form)
+        return lambda: compose(problem, *tensors), _array
 
-    def call() -> Any:
-        everything = F.conv2d(x.view(1, n * c, h, w), weight, None, problem.stride, 1, 1, n)
-        everything = everything.view(n, guide.shape[1], c, *guide.shape[2:])
-        chosen = guide.argmax(1)[:, None, None].expand(-1, -1, c, -1, -1)
-        return everything.gather(1, chosen)[:, 0]
-
-    return call, _array
+    return engine
 
 
-def dgc_masked(problem: Problem, arrays: Arrays, threads: int) -> Ready:
-    """The official form: the gated maps of all heads side by side, one dense grouped convolution, a shuffle."""
-    import torch
-    from torch.nn import functional as F
+def step_ours(problem: Problem, arrays: Arrays, threads: int, channels_last: bool = False) -> Ready:
+    """Forward and backward, by the compiled kernels."""
+    from compositions import training_step
 
-    x, saliency, weight, bias = _tensors(arrays, threads)
-    n, c = problem.shape[:2]
-    inactive = problem.case.attributes["inactive"]
+    from dyndeploy.native import kernels
 
-    def call() -> Any:
-        gated = []
-        for s in saliency.view(n, HEADS, c).unbind(1):
-            limit = s.topk(inactive, 1, largest=False, sorted=True).values[:, -1:]
-            gated.append(x * s.masked_fill(s <= limit, 0)[..., None, None])
-        y = F.conv2d(torch.cat(gated, 1), weight, bias, problem.stride, 1, 1, HEADS)
-        return y.view(n, HEADS, c // HEADS, *y.shape[2:]).transpose(1, 2).reshape(y.shape)
-
-    return call, _array
+    _need("cpu")
+    tensors = _tensors(arrays, threads, channels_last, learning=True)
+    assert kernels.available(problem.case.spec, "backward", tensors[0])
+    op, keywords = problem.public_function(), problem.public_keywords()
+    return training_step(lambda *leaves: op(*leaves, **keywords), tensors), flat
 
 
-def _tensors(arrays: Arrays, threads: int, channels_last: bool = False) -> list[Any]:
+def step_ours_channels_last(problem: Problem, arrays: Arrays, threads: int) -> Ready:
+    return step_ours(problem, arrays, threads, channels_last=True)
+
+
+def step_reference(problem: Problem, arrays: Arrays, threads: int) -> Ready:
+    tensors = _tensors(arrays, threads, learning=True)
+    return lambda: problem.gradients(tensors), flat
+
+
+def step_composed(problem: Problem, arrays: Arrays, threads: int) -> Ready:
+    """Forward and backward of what the papers' code composes."""
+    from compositions import LEARNING, training_step
+
+    tensors = _tensors(arrays, threads, learning=True)
+    if problem.operator == "dcnv2":
+        _import("torchvision")
+    compose = LEARNING[problem.operator]
+    return training_step(lambda *leaves: compose(problem, *leaves), tensors), flat
+
+
+def _tensors(arrays: Arrays, threads: int, channels_last: bool = False, learning: bool = False) -> list[Any]:
     import torch
 
     torch.set_num_threads(threads)
-    _PROCESS.enter_context(torch.inference_mode())
+    if not learning:
+        _PROCESS.enter_context(torch.inference_mode())
     layout = torch.channels_last if channels_last else torch.contiguous_format
     tensors = map(torch.from_numpy, arrays.values())
     return [tensor.contiguous(memory_format=layout) if tensor.dim() == 4 else tensor for tensor in tensors]
@@ -369,11 +356,15 @@ ENGINES: dict[str, tuple[str, Engine]] = {
     "ours in torch, NCHW": ("operator", ours_torch),
     "ours in torch, channels_last": ("operator", ours_torch_channels_last),
     "copy of X": ("copy", copy_torch),
-    "unfold": ("operator", ddf_unfold),
+    "unfold": ("operator", _composed("unfold")),
     "4 calls of ours, NCHW": ("operator", ddf_up_composed),
     "4 calls of ours, channels_last": ("operator", ddf_up_composed_channels_last),
-    "all regions, then select": ("operator", drconv_select),
-    "official masked form": ("operator", dgc_masked),
+    "all regions, then select": ("operator", _composed("select")),
+    "official masked form": ("operator", _composed("masked")),
+    "step of ours, NCHW": ("step", step_ours),
+    "step of ours, channels_last": ("step", step_ours_channels_last),
+    "step of the composition": ("step", step_composed),
+    "step of the references": ("step", step_reference),
     "network, ours": ("network", network_ours),
     "network, function bodies": ("network", network_bodies),
     "network, torch eager": ("network", network_eager),

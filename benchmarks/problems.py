@@ -103,8 +103,11 @@ class Problem:
         return arrays["W"] if "W" in arrays else arrays["filters"][0, :c].reshape(c, c, 3, 3)
 
     def answer(self, computes: str, arrays: Arrays) -> np.ndarray[Any, Any]:
-        """What an engine has to give: of the "operator", a "plain" convolution, or a "copy"."""
+        """What an engine has to give: of the "operator", a "plain" convolution, a "copy", or a training "step"."""
         import torch
+
+        if computes == "step":
+            return flat(self.gradients([torch.from_numpy(a) for a in arrays.values()]))
 
         array: np.ndarray[Any, Any] = self.solve(computes, {n: torch.from_numpy(a) for n, a in arrays.items()}).numpy()
         return array
@@ -121,10 +124,22 @@ class Problem:
         groups = self.shape[1] if self.operator == "ddf" else 1
         return torch.nn.functional.conv2d(tensors["X"], self.plain_weight(tensors), None, self.stride, 1, 1, groups)
 
+    def gradients(self, tensors: list[Any]) -> tuple[Any, ...]:
+        """Those of all inputs, by the reference, for the gradient of Y that `training_step` takes."""
+        import torch
+        from compositions import training_step
+
+        from dyndeploy.native import disabled
+
+        with disabled(), torch.inference_mode(False):
+            return training_step(lambda *leaves: self.public_function()(*leaves, **self.public_keywords()), tensors)()
+
     def work(self, computes: str) -> tuple[int, int]:
-        """Multiply-accumulates and bytes (of inputs and output, each touched once) of "operator", "plain" or "copy"."""
+        """Multiply-accumulates and bytes (of inputs and output, each touched once); not counted of a "step"."""
         case, (n, c, h, w), size = self.case, self.shape, 4 if self.dtype == "float32" else 2
         shapes = [*case.shapes(), case.spec.output_shape(case.shapes(), case.attributes)]
+        if computes == "step":
+            return 0, 0
         if computes == "copy":
             return 0, 2 * size * n * c * h * w
         if computes == "operator":
@@ -132,6 +147,12 @@ class Problem:
         weight = c * (1 if self.operator == "ddf" else c) * 9
         pixels = n * -(-h // self.stride) * -(-w // self.stride)
         return pixels * weight, size * (n * c * h * w + pixels * c + weight)
+
+
+def flat(gradients: Any) -> np.ndarray[Any, Any]:
+    """The numbers of several tensors in one sequence."""
+    array: np.ndarray[Any, Any] = np.concatenate([g.detach().contiguous().numpy().ravel() for g in gradients])
+    return array
 
 
 def is_detection(item: Problem | Network) -> bool:

@@ -49,7 +49,7 @@ def peaks(properties: Any) -> Peaks:
 def least_us(problem: Problem, peaks: Peaks) -> float | None:
     """Microseconds below which no kernel of the operator can be; None where a limit is not known."""
     macs, moved = problem.work("operator")
-    products = problem.operator == "dcnv2" and problem.dtype != "float32"
+    products = problem.operator != "ddf" and problem.dtype != "float32"
     limits = [(moved, peaks.memory), (2 * macs, peaks.half if products else peaks.single)]
     if problem.operator == "dcnv2":
         n, c, h, w = problem.shape

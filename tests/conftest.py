@@ -1,12 +1,19 @@
 """Fixtures for all tests."""
 
+import fcntl
+import subprocess
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
 
+import dyndeploy
 from dyndeploy.demo import body_for
+from dyndeploy.errors import DynError
+
+ROOT = Path(__file__).parents[1]
 
 _SCHEMA = (
     "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, SymInt stride_h, "
@@ -33,6 +40,28 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def plugins():
+    """libdyndeploy_trt of this installation, or, where there was no nvcc for it, the one with the emulator inside."""
+    try:
+        return dyndeploy.library_path("tensorrt")
+    except DynError:
+        pass
+    folder = ROOT / "build" / "emulated"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _run("cmake", "-S", ROOT / "plugins", "-B", folder, "-DDYNDEPLOY_EMULATOR=ON", "-DDYNDEPLOY_CUDA=OFF")
+        _run("cmake", "--build", folder, "--target", "dyndeploy_trt_emulated", "--parallel", "2")
+    (library,) = folder.rglob("libdyndeploy_trt_emulated.so")
+    return library
+
+
+def _run(*command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -89,6 +90,20 @@ class FakeEngine:
         self.log.append(self.name)
         median = self.medians.pop(0)
         return Turn(median, median / 2, 0.0)
+
+
+def test_engines_of_recipes(run, tmp_path, capsys):
+    """A network without dynamic ops, for which no plugin library has to be there."""
+    pytest.importorskip("tensorrt_rtx")
+    recipe = tmp_path / "conv"
+    recipe.mkdir()
+    (recipe / "recipe.toml").write_text(RECIPE)
+    file = tmp_path / "one.json"
+    run("engines", "--recipe", recipe, "--bundles", tmp_path / "bundles", "--output", file)
+    assert re.search(r"\| conv \| 0 \| .+ in \d+\.\d s \| .* \| 2 hits of 2, ", capsys.readouterr().out)
+    rows = json.loads(file.read_text())["results"]
+    assert [row["way"] for row in rows] == ["plugins", "fp16"]
+    assert all(row["hit"] and row["engine_bytes"] > 0 for row in rows)
 
 
 def test_engines_take_turns_and_the_median_counts():
@@ -211,6 +226,25 @@ def test_an_engine_that_computes_something_else_stops_the_run():
     }
     with pytest.raises(RuntimeError, match="conv2d of OpenVINO at 1x8x5x5: relative error"):
         cpu_kernels._ready(problem, engines)
+
+
+@pytest.mark.parametrize("operator", ["dcnv2", "ddf", "drconv", "dgc"])
+def test_training_steps_compute_what_they_say(operator):
+    """All that is timed gives the gradients of the references; torchvision's operator is not there to be tried."""
+    import compositions
+    import peers
+    import torch
+    from problems import Problem
+
+    problem, threads = Problem(operator, (2, 8, 6, 7)), torch.get_num_threads()
+    arrays = problem.draw()
+    right = problem.answer("step", arrays)
+    assert right.size == sum(array.size for array in arrays.values())
+    steps = {name for name, (computes, _) in peers.ENGINES.items() if computes == "step"}
+    assert set(compositions.LEARNING) >= {operator}
+    for name in sorted(steps - ({"step of the composition"} if operator == "dcnv2" else set())):
+        call, array = peers.ENGINES[name][1](problem, arrays, threads)
+        assert ((array(call()) - right) ** 2).sum() ** 0.5 < 1e-5 * (right**2).sum() ** 0.5, name
 
 
 def test_a_missing_peer_says_what_to_install():

@@ -1,5 +1,6 @@
-"""Every recipe exports, and every runtime agrees with the float64 reference."""
+"""Every recipe exports, every runtime agrees with the float64 reference, and TensorRT for RTX builds its engine."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_there_is_a_recipe():
 
 
 @each_recipe
-def test_recipe_exports_and_checks(path, tmp_path):
+def test_recipe_exports_checks_and_builds(path, tmp_path, request, monkeypatch):
     recipe = Recipe.load(path)
     # The smallest sizes are proof enough, and the quickest; what varies still varies.
     small = {name: (d.min, d.min + d.multiple, d.min + d.multiple, d.multiple) for name, d in recipe.file.dims.items()}
@@ -30,6 +31,12 @@ def test_recipe_exports_and_checks(path, tmp_path):
     result = dyndeploy.check(bundle, runtimes=["torch", *recipe.file.export.targets])
     assert result.ok
     assert result.verdict <= Verdict.WITHIN_NOISE
+    if find_spec("tensorrt_rtx"):
+        library = request.getfixturevalue("plugins")
+        monkeypatch.setattr("dyndeploy.pipeline.build.library_path", lambda _name: library)
+        record = dyndeploy.build(bundle, "tensorrt-rtx").record
+        assert [(op.name, op.how) for op in record.ops] == [(op.name, "plugin") for op in bundle.manifest.ops]
+        assert record.dims == bundle.manifest.dims
 
 
 @each_recipe

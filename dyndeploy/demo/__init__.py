@@ -35,7 +35,7 @@ def run(
     max_steps: int | None = None,
     iterations: int = 50,
 ) -> DemoResult:
-    """Train the network, export it, check every runtime, and measure accuracy and latency.
+    """Train the network, export it, check every runtime, measure accuracy and latency, and build engines.
 
     Args:
         folder: where the bundle is written, as `folder`/digits.
@@ -57,6 +57,7 @@ def run(
 
     from dyndeploy.bundle import check_target
     from dyndeploy.demo.data import load
+    from dyndeploy.demo.engines import build_engines
     from dyndeploy.demo.network import DigitsNet, dynamic_layers
     from dyndeploy.demo.train import train
     from dyndeploy.native import instructions
@@ -90,6 +91,7 @@ def run(
     for batch in LATENCY_BATCHES:
         tell(f"latency at batch {batch}")
         latency.append(bench(bundle, RUNTIMES, dims={"batch": batch}, iterations=iterations))
+    engines, no_engines = build_engines(bundle, tell)
     return DemoResult(
         bundle=str(bundle.path),
         layers=dynamic_layers(network),
@@ -98,6 +100,8 @@ def run(
         check=checked,
         accuracy=accuracy,
         latency=tuple(latency),
+        engines=engines,
+        no_engines=no_engines,
         seconds=time.monotonic() - start,
     )
 

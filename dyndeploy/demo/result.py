@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dyndeploy.pipeline.bench import BenchResult
+    from dyndeploy.pipeline.build import BuildResult
     from dyndeploy.pipeline.check import CheckResult
 
 
@@ -72,6 +73,8 @@ class DemoResult:
         check: the parity of every runtime at every point, as `dyndeploy check` finds it.
         accuracy: one row per runtime.
         latency: as `dyndeploy bench` measures it, one result per batch size.
+        engines: how an engine was built -> as `dyndeploy build` does; empty where TensorRT for RTX is not installed.
+        no_engines: why engines are missing, or "".
         seconds: wall time of everything.
     """
 
@@ -83,3 +86,5 @@ class DemoResult:
     accuracy: tuple[AccuracyRow, ...]
     latency: tuple[BenchResult, ...]
     seconds: float
+    engines: dict[str, BuildResult] = field(default_factory=dict)
+    no_engines: str = ""

@@ -36,10 +36,11 @@ def train(
     *,
     max_steps: int | None = None,
     seed: int = 0,
+    autocast: torch.dtype | None = None,
     progress: Callable[[str], None] | None = None,
     observe: Callable[[float], None] | None = None,
 ) -> TrainingSummary:
-    """Train a classifier in place and leave it in eval mode.
+    """Train a classifier in place, on its device, and leave it in eval mode.
 
     Args:
         network: [N, 1, H, W] -> logits [N, classes].
@@ -47,6 +48,8 @@ def train(
         seconds: wall time after which the training ends; the schedules follow the clock.
         max_steps: number of steps instead: the same seed then gives the same weights.
         seed: of order and distortion. The initial weights are the caller's.
+        autocast: torch.float16 or torch.bfloat16: what autocast computes in; the weights stay float32, and of float16
+            the loss is scaled. None: everything in float32.
         progress: called now and then with a line to show.
         observe: called with the loss of every step.
 
@@ -56,6 +59,8 @@ def train(
     if seconds <= 0 or (max_steps is not None and max_steps < 1):
         raise DynError(f"seconds={seconds}, max_steps={max_steps}: there is no time for a single step.")
     generator = torch.Generator().manual_seed(seed)
+    device = next(network.parameters()).device
+    scaler = torch.amp.GradScaler(device.type, enabled=autocast is torch.float16)
     optimizer = torch.optim.AdamW(
         parameter_groups(network, _RATE, weight_decay=0.01, no_weight_decay=lambda name, parameter: False)
     )
@@ -76,10 +81,13 @@ def train(
             if pruning:
                 pruning.set_progress(done)
 
-            loss = F.cross_entropy(network(distort(images, generator)), labels, label_smoothing=_SMOOTHING)
+            images, labels = distort(images, generator).to(device), labels.to(device)
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                loss = F.cross_entropy(network(images).float(), labels, label_smoothing=_SMOOTHING)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
             losses.append(loss.item())
             if observe:
                 observe(losses[-1])
@@ -124,8 +132,9 @@ def rate_factor(done: float) -> float:
 
 def accuracy(network: nn.Module, data: Digits) -> float:
     """Fraction of the images whose digit is right, 0..1."""
+    device = next(network.parameters()).device
     with torch.no_grad():
-        correct: Tensor = network(data.images).argmax(1) == data.labels
+        correct: Tensor = network(data.images.to(device)).argmax(1) == data.labels.to(device)
     return correct.float().mean().item()
 
 

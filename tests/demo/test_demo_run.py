@@ -47,6 +47,16 @@ def test_latency_of_every_runtime_at_every_batch(result):
         assert all(row.median_ms > 0 for row in bench.rows)
 
 
+def test_engines_of_every_way(result):
+    if not result.engines:
+        assert result.no_engines
+        pytest.skip(result.no_engines)
+    hows = {way: {op.how for op in built.record.ops} for way, built in result.engines.items()}
+    expected = {"bodies": {"inlined"}, "plugins inside": {"plugin"}, "plugins": {"plugin"}}
+    assert hows == (expected if not result.no_engines else {"bodies": {"inlined"}})
+    assert all(len(built.record.ops) == 4 for built in result.engines.values())
+
+
 def test_it_is_json(result):
     again = json.loads(to_json(result))
     assert again["training"]["steps"] == 4
