@@ -8,7 +8,8 @@ NATIVE := $(shell find plugins -path plugins/tests -prune -o -type f -print)
 CUDA_ARCHITECTURES ?= 80
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-slow test-gpu networks lint bench bench-cpu bench-gpu clean
+.PHONY: help demo test test-native test-asan test-emulator test-slow test-gpu networks lint soak cuda-report \
+  bench bench-engines bench-cpu bench-gpu bench-serve clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,10 +21,16 @@ $(READY): pyproject.toml constraints.txt $(NATIVE)
 	  -C 'cmake.define.DYNDEPLOY_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)'
 	@touch $@
 
+# Configure, build, test: in plugins/CMakePresets.json.
+PRESETS = cd plugins && for preset in $(1); do \
+  cmake --preset $$preset && cmake --build --preset $$preset --parallel 2 && ctest --preset $$preset --parallel 2 || exit 1; \
+done
+
 demo: $(READY)  ## train a small network with all five layers, export it, prove it
 	$(BIN)/dyndeploy demo
 
-test: $(READY) test-emulator  ## every test that needs no GPU, the CUDA kernels under an emulator among them
+test: $(READY)  ## every test that needs no GPU, the CUDA kernels under an emulator among them
+	$(call PRESETS,emulator)
 	$(BIN)/python -m pytest -n auto
 
 test-slow: $(READY)  ## every network in full size: exported, checked
@@ -37,20 +44,17 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Configure, build, test: in plugins/CMakePresets.json.
-PRESETS = cd plugins && for preset in $(1); do \
-  cmake --preset $$preset && cmake --build --preset $$preset --parallel 2 && ctest --preset $$preset --parallel 2 || exit 1; \
-done
-
 test-asan:  ## the CPU kernels under AddressSanitizer with UBSan
 	$(call PRESETS,asan)
 
 test-native: test-asan  ## and under ThreadSanitizer
 	$(call PRESETS,tsan)
 
-test-emulator:  ## the CUDA kernels on an emulated GPU, under AddressSanitizer with UBSan, and with its own checker
+test-emulator: export DYNDEPLOY_THOROUGH = 1
+test-emulator:  ## all shapes in all types on the emulated GPU, under AddressSanitizer with UBSan, and with its own checker
 	$(call PRESETS,emulator emulator-checked)
 
+test-gpu: export DYNDEPLOY_THOROUGH = 1
 test-gpu: $(READY)  ## on a GPU: the CUDA kernels through the C ABI and in PyTorch, compute-sanitizer
 	$(call PRESETS,gpu)
 	for tool in memcheck racecheck initcheck; do \
@@ -58,17 +62,27 @@ test-gpu: $(READY)  ## on a GPU: the CUDA kernels through the C ABI and in PyTor
 	done
 	$(BIN)/python -m pytest -m gpu
 
+soak: $(READY)  ## a server under 10,000 malformed requests, then ten minutes of load, killed clients and new bundles
+	$(BIN)/python tests/serving/soak.py
+
 cuda-report: $(READY)  ## registers, spills, shared memory, occupancy, tensor cores: what nvcc made of the CUDA kernels
 	$(BIN)/python benchmarks/cuda_report.py
 
 bench: $(READY)  ## latency per runtime of the recipes in export/
 	$(BIN)/python benchmarks/cpu.py
 
+bench-engines: $(READY)  ## engines of the recipes for TensorRT for RTX, without a GPU: sizes, seconds, hits
+	$(BIN)/python benchmarks/engines.py
+
 bench-cpu: $(READY)  ## the kernels against the fastest peers; what is not installed is left out
 	$(BIN)/python benchmarks/cpu_kernels.py
 
 bench-gpu: $(READY)  ## the CUDA kernels against the fastest peers and the roofline, on a GPU
 	$(BIN)/python benchmarks/gpu_kernels.py
+
+bench-serve: $(READY)  ## what a server adds to a session, beside LitServe and plain FastAPI
+	$(BIN)/python -m pip install --quiet -c constraints.txt fastapi litserve
+	$(BIN)/python benchmarks/serve.py
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
