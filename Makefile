@@ -8,7 +8,7 @@ NATIVE := $(shell find plugins -path plugins/tests -prune -o -type f -print)
 CUDA_ARCHITECTURES ?= 80
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-asan test-emulator test-slow test-gpu networks lint soak cuda-report \
+.PHONY: help demo test test-native test-asan test-emulator test-slow test-recipes test-gpu networks lint soak cuda-report \
   bench bench-engines bench-cpu bench-gpu bench-serve clean
 
 help:  ## list the targets
@@ -31,10 +31,13 @@ demo: $(READY)  ## train a small network with all five layers, export it, prove 
 
 test: $(READY)  ## every test that needs no GPU, the CUDA kernels under an emulator among them
 	$(call PRESETS,emulator)
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal  # a process for every core
 
 test-slow: $(READY)  ## every network in full size: exported, checked
 	$(BIN)/python -m pytest -m slow tests
+
+test-recipes: $(READY)  ## every recipe: exported, checked, an engine built of it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m recipe tests/test_recipes.py
 
 networks: $(READY)  ## export every network to bundles/, print the verdicts
 	$(BIN)/python samples/export_networks.py

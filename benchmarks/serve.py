@@ -16,7 +16,9 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -106,7 +108,7 @@ def serving(name: str, bundle: Path, threads: int) -> Iterator[Address]:
         program = Path(__file__).with_name(f"serve_{name.lower()}.py")
         command = [sys.executable, str(program), str(bundle), str(port), str(threads)]
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
         try:
             grpc = ""
             if name.startswith("ours"):
@@ -122,10 +124,10 @@ def serving(name: str, bundle: Path, threads: int) -> Iterator[Address]:
             yield Address(f"http://127.0.0.1:{port}", grpc)
         finally:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            with contextlib.suppress(ProcessLookupError):  # and the workers that it leaves behind
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _free_port() -> int:

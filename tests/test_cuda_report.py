@@ -32,13 +32,17 @@ needs_nvcc = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=cuda_report.operators())
-def kernels(request):
-    return cuda_report.compiled(request.param, 90)
-
-
 @needs_nvcc
-def test_nothing_is_spilled_and_tiles_fit_as_they_were_made_to(kernels):
+@pytest.mark.parametrize("operator", cuda_report.operators())
+def test_compiled_kernels(operator):
+    """In one test: several processes share the tests, and each would compile anew."""
+    kernels = cuda_report.compiled(operator, 90)
+    check_resources(kernels)
+    check_instructions(kernels)
+
+
+def check_resources(kernels):
+    """Nothing is spilled, and tiles fit as they were made to."""
     for kernel in kernels:
         what = f"{kernel.operator}: {kernel.launch.name}"
         assert (kernel.spilled_bytes, kernel.stack_bytes, kernel.instructions["local"]) == (0, 0, 0), what
@@ -47,8 +51,8 @@ def test_nothing_is_spilled_and_tiles_fit_as_they_were_made_to(kernels):
         assert kernel.blocks >= kernel.launch.blocks, what
 
 
-@needs_nvcc
-def test_products_are_on_tensor_cores_and_vectors_of_sixteen_bytes_are_moved(kernels):
+def check_instructions(kernels):
+    """Products are on tensor cores, and vectors of sixteen bytes are moved."""
     products = [kernel for kernel in kernels if any(word in kernel.launch.name for word in PRODUCTS)]
     for kernel in products:
         on_tensor_cores = "float32" not in kernel.launch.name

@@ -42,7 +42,8 @@ _PACKAGES = {
     "onnxruntime-gpu": ("onnxruntime", _PROVIDERS),
     "tensorrt": ("tensorrt", "''"),
     "tensorrt_rtx": ("tensorrt_rtx", _GENERATIONS),
-    "cuda-python": ("cuda.bindings", "''"),
+    "cuda-bindings": ("cuda.bindings", "''"),
+    "cuda-core": ("cuda.core", "''"),
     "polygraphy": ("polygraphy", "''"),
 }
 
