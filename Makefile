@@ -8,7 +8,7 @@ NATIVE := $(shell find plugins -path plugins/tests -prune -o -type f -print)
 CUDA_ARCHITECTURES ?= 80
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-asan test-emulator test-slow test-recipes test-gpu networks lint soak cuda-report \
+.PHONY: help demo test test-native test-asan test-emulator test-slow test-long test-gpu networks lint soak cuda-report \
   bench bench-engines bench-cpu bench-gpu bench-serve clean
 
 help:  ## list the targets
@@ -36,8 +36,8 @@ test: $(READY)  ## every test that needs no GPU, the CUDA kernels under an emula
 test-slow: $(READY)  ## every network in full size: exported, checked
 	$(BIN)/python -m pytest -m slow tests
 
-test-recipes: $(READY)  ## every recipe: exported, checked, an engine built of it
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m recipe tests/test_recipes.py
+test-long: $(READY)  ## what takes a minute each: recipes of whole networks with engines, more reduced networks, what nvcc makes of kernels
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m long tests
 
 networks: $(READY)  ## export every network to bundles/, print the verdicts
 	$(BIN)/python samples/export_networks.py

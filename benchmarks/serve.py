@@ -4,9 +4,10 @@
     python benchmarks/serve.py --model digits --rounds 5 --save
 
 One session with the same threads stands behind every server, and runs bare as well. Every client is a process of its
-own, on the same CPUs as the servers. Engines take turns, another one first each time; of a turn the median and the
-99th percentile of all its requests count, of an engine the median of its turns. Before anything is timed every answer
-is compared with the bundle's golden one. With --save the result is also written to benchmarks/results/.
+own, on the same CPUs as the servers. Engines take turns, another one first each time, and servers that have none are
+stopped; of a turn the median and the 99th percentile of all its requests count, of an engine the median of its turns.
+Before anything is timed every answer is compared with the bundle's golden one. With --save the result is also written
+to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -79,10 +80,19 @@ BATCHES = next(iter(THROUGHPUT))
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens."""
+    """Where a server listens, and its processes' group."""
 
     url: str
     grpc: str = ""
+    group: int = 0
+
+    def pause(self) -> None:
+        """Stop it between its turns: LitServe's workers look for requests all the time."""
+        os.killpg(self.group, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.killpg(self.group, signal.SIGCONT)
 
 
 @contextlib.contextmanager
@@ -121,8 +131,10 @@ def serving(name: str, bundle: Path, threads: int) -> Iterator[Address]:
                     log.seek(0)
                     raise RuntimeError(f"{name} does not start:\n{log.read()[-2000:]}")
                 time.sleep(0.1)
-            yield Address(f"http://127.0.0.1:{port}", grpc)
+            yield Address(f"http://127.0.0.1:{port}", grpc, process.pid)
         finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGCONT)
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
@@ -189,8 +201,8 @@ MODELS = {"digits": digits, "shufflenet": shufflenet}
 
 def measure(
     engines: dict[str, Engine], bundle: Path, addresses: dict[str, Address], threads: int, rounds: int, seconds: float
-) -> tuple[dict[str, Outcome], float]:
-    """Median of the turns of every engine, and the share of the CPUs that all of this left to others.
+) -> dict[str, Outcome]:
+    """Median of the turns of every engine.
 
     Raises:
         RuntimeError: a client fails, or its answer is not the golden one.
@@ -206,21 +218,29 @@ def measure(
             if not error <= AGREEMENT:
                 raise RuntimeError(f"{name}: relative error {error:.1e}; it computes something else.")
         turns: dict[str, list[Outcome]] = {name: [] for name in engines}
+        for address in addresses.values():
+            address.pause()
         for name in in_turns(list(engines), rounds):
+            server = addresses.get(engines[name].server)
+            if server:
+                server.resume()
             turns[name].append(workers[name].turn())
+            if server:
+                server.pause()
     finally:
+        for address in addresses.values():
+            address.resume()
         for worker in workers.values():
             worker.close()
     fields = [field.name for field in dataclasses.fields(Outcome)]
-    medians = {
+    return {
         name: Outcome(*(statistics.median(getattr(turn, field) for turn in taken) for field in fields))
         for name, taken in turns.items()
     }
-    return medians, _idle()
 
 
-def _idle() -> float:
-    """How idle the CPUs are when nothing of this is at work."""
+def idle_share() -> float:
+    """How idle the CPUs are; to be asked when nothing of this is at work."""
     machine = Machine()
     before, start = machine.used_s(), time.monotonic()
     time.sleep(0.5)
@@ -279,6 +299,7 @@ def main() -> None:
             scratch = Path(tempfile.mkdtemp())
             stack.callback(shutil.rmtree, scratch)
             bundle = MODELS[model](scratch / model)
+            idle = idle_share()
             names = dict.fromkeys(e.server for e in (*LATENCY.values(), *THROUGHPUT.values()) if e.server)
             addresses = {}
             for name in names:
@@ -287,10 +308,11 @@ def main() -> None:
             settings = (bundle, addresses, arguments.threads, arguments.rounds, arguments.seconds)
             tell(f"{model}: latency")
             _, before = own_share_ms(addresses["ours"].url, bundle.name)
-            latency, idle = measure(LATENCY, *settings)
+            latency = measure(LATENCY, *settings)
             own, _ = own_share_ms(addresses["ours"].url, bundle.name, before)
             tell(f"{model}: throughput")
-            throughput, idle_later = measure(THROUGHPUT, *settings)
+            throughput = measure(THROUGHPUT, *settings)
+        idle = min(idle, idle_share())
         console.print(heading(f"{model}: one caller, ms"))
         console.print(table(("", "p50", "p99", "added p50", "added p99"), latency_rows(latency)))
         console.print(f"of a request the server itself counts {own:.3f} ms beside the session's run, on average")
@@ -304,7 +326,7 @@ def main() -> None:
         lines = verdicts(latency, throughput)
         for line in lines:
             console.print(line)
-        if min(idle, idle_later) < 0.9:
+        if idle < 0.9:
             console.print("other processes used the CPUs: do not rely on these numbers", style="red")
         results.append(
             {
@@ -313,7 +335,7 @@ def main() -> None:
                 "own_share_ms": own,
                 "throughput": {name: dataclasses.asdict(o) for name, o in throughput.items()},
                 "goals": lines,
-                "idle": min(idle, idle_later),
+                "idle": idle,
             }
         )
     if arguments.save is not None:

@@ -32,6 +32,7 @@ needs_nvcc = pytest.mark.skipif(
 )
 
 
+@pytest.mark.long
 @needs_nvcc
 @pytest.mark.parametrize("operator", cuda_report.operators())
 def test_compiled_kernels(operator):

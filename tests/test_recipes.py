@@ -15,10 +15,10 @@ pytest.importorskip("onnxruntime", minversion="1.25")
 EXPORT = Path(__file__).parents[1] / "export"
 RECIPES = sorted(EXPORT.glob("*/recipe.toml"))
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
-#: Those of whole networks take a minute each, and are left to `make test-recipes`.
+#: Those of whole networks take a minute each, and are left to `make test-long`.
 each_recipe_or_later = pytest.mark.parametrize(
     "path",
-    [path if path.parent.name == "digits" else pytest.param(path, marks=pytest.mark.recipe) for path in RECIPES],
+    [path if path.parent.name == "digits" else pytest.param(path, marks=pytest.mark.long) for path in RECIPES],
     ids=lambda path: path.parent.name,
 )
 

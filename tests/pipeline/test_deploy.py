@@ -36,7 +36,13 @@ def check(name, folder, **options):
         assert {point.point for point in runtime.points} == {"min", "opt", "max"}
 
 
-@pytest.mark.parametrize("name", REDUCED)
+#: One of every family; the others are left to `make test-long`.
+FIRST = ("resnet50_dcnv2", "ddf_resnet50", "drconv_shufflenetv2_x0_5", "dgc_resnet18", "scnet50")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.long) for name in REDUCED]
+)
 def test_a_reduced_network(name, tmp_path):
     check(name, tmp_path, **REDUCED[name])
 
