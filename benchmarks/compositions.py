@@ -91,16 +91,3 @@ LEARNING: dict[str, Callable[..., Any]] = {
     "drconv": select_softly,
     "dgc": masked,
 }
-
-
-def training_step(function: Callable[..., Any], tensors: list[Tensor]) -> Callable[[], tuple[Tensor, ...]]:
-    """A call of `function` and the gradients of all its tensors, for a seeded gradient of its output."""
-    leaves = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
-    with torch.no_grad():
-        like = function(*leaves)
-    direction = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like)
-
-    def call() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(function(*leaves), leaves, direction)
-
-    return call

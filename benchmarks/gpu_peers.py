@@ -20,6 +20,7 @@ from gate import LeftOutError
 from gpu_gate import Call, Recorded, several
 from problems import Problem
 from torch.nn import functional as F
+from training import training_step
 
 import dyndeploy
 from dyndeploy import DynError
@@ -213,7 +214,7 @@ def step_ours(problem: Problem, tensors: Tensors) -> Call:
     ours(problem, tensors)
     assert kernels.available(problem.case.spec, "backward", tensors["X"])
     op, keywords = problem.public_function(), problem.public_keywords()
-    return compositions.training_step(lambda *leaves: op(*leaves, **keywords), list(tensors.values()))
+    return training_step(lambda *leaves: op(*leaves, **keywords), list(tensors.values()))
 
 
 def step_ours_last(problem: Problem, tensors: Tensors) -> Call:
@@ -225,7 +226,7 @@ def step_composed(problem: Problem, tensors: Tensors) -> Call:
     if problem.operator == "dcnv2":
         _import("torchvision")
     form = compositions.LEARNING[problem.operator]
-    return compositions.training_step(lambda *leaves: form(problem, *leaves), list(tensors.values()))
+    return training_step(lambda *leaves: form(problem, *leaves), list(tensors.values()))
 
 
 def step_composed_last(problem: Problem, tensors: Tensors) -> Call:

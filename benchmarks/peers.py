@@ -269,7 +269,7 @@ def _composed(form: str) -> Engine:
 
 def step_ours(problem: Problem, arrays: Arrays, threads: int, channels_last: bool = False) -> Ready:
     """Forward and backward, by the compiled kernels."""
-    from compositions import training_step
+    from training import training_step
 
     from dyndeploy.native import kernels
 
@@ -291,7 +291,8 @@ def step_reference(problem: Problem, arrays: Arrays, threads: int) -> Ready:
 
 def step_composed(problem: Problem, arrays: Arrays, threads: int) -> Ready:
     """Forward and backward of what the papers' code composes."""
-    from compositions import LEARNING, training_step
+    from compositions import LEARNING
+    from training import training_step
 
     tensors = _tensors(arrays, threads, learning=True)
     if problem.operator == "dcnv2":

@@ -127,7 +127,7 @@ class Problem:
     def gradients(self, tensors: list[Any]) -> tuple[Any, ...]:
         """Those of all inputs, by the reference, for the gradient of Y that `training_step` takes."""
         import torch
-        from compositions import training_step
+        from training import training_step
 
         from dyndeploy.native import disabled
 
