@@ -154,27 +154,20 @@ def raw_http(task: Task) -> Call:
 
 def triton_http(task: Task) -> Call:
     """tritonclient's synchronous HTTP client."""
-    import tritonclient.http as triton
+    import tritonclient.http
 
-    client = triton.InferenceServerClient(task.url.removeprefix("http://"))
-    model, name = task.model, Bundle.open(task.bundle).manifest.outputs[0].name
-    arrays = task.inputs()
-
-    def call() -> Array:
-        inputs = [triton.InferInput(n, a.shape, TRITON_TYPES[a.dtype.name]) for n, a in arrays.items()]
-        for tensor, array in zip(inputs, arrays.values()):
-            tensor.set_data_from_numpy(array)
-        array: Array = client.infer(model, inputs).as_numpy(name)
-        return array
-
-    return call
+    return _triton(tritonclient.http, task.url.removeprefix("http://"), task)
 
 
 def triton_grpc(task: Task) -> Call:
     """tritonclient's synchronous gRPC client."""
-    import tritonclient.grpc as triton
+    import tritonclient.grpc
 
-    client = triton.InferenceServerClient(task.grpc)
+    return _triton(tritonclient.grpc, task.grpc, task)
+
+
+def _triton(triton: Any, address: str, task: Task) -> Call:
+    client = triton.InferenceServerClient(address)
     model, name = task.model, Bundle.open(task.bundle).manifest.outputs[0].name
     arrays = task.inputs()
 
