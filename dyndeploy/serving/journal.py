@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import secrets
@@ -21,6 +22,8 @@ from dyndeploy.serving.errors import (
 
 _log = logging.getLogger("dyndeploy.serving.requests")
 _ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+# New ids are told apart by a number; those of other processes by what is in front of it.
+_PROCESS, _COUNTER = secrets.token_hex(4), itertools.count(1)
 _OUTCOMES: Mapping[type[RequestError], str] = {
     OverloadedError: "overloaded",
     DeadlineError: "deadline",
@@ -42,7 +45,7 @@ def request_id(given: str | None) -> str:
         >>> request_id("a-1"), len(request_id("no spaces")), len(request_id(None))
         ('a-1', 16, 16)
     """
-    return given if given is not None and _ID.fullmatch(given) else secrets.token_hex(8)
+    return given if given is not None and _ID.fullmatch(given) else f"{_PROCESS}{next(_COUNTER) & 0xFFFFFFFF:08x}"
 
 
 class Journal:

@@ -175,6 +175,7 @@ class Server:
     async def _main(self, started: Callable[[Server], None], signals: bool) -> None:
         from dyndeploy.serving.rest.app import RestApp
         from dyndeploy.serving.rest.http import bind, http_server
+        from dyndeploy.serving.rest.infer import Infer
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         settings = self.settings
@@ -191,7 +192,7 @@ class Server:
             listener = _bound(bind, settings)
             stack.callback(listener.close)
             self.port = listener.getsockname()[1]
-            http = _http(lambda: http_server(RestApp(context), settings))
+            http = _http(lambda: http_server(RestApp(context), Infer(context), settings))
             rpc = None
             if settings.grpc_port is not None:
                 from dyndeploy.serving.rpc.server import grpc_server

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from dyndeploy.bundle import Arrays, Bundle
+from dyndeploy.errors import DynError
 from dyndeploy.runtimes import Session, open_session
 from dyndeploy.serving.models.batching import Batching
 from dyndeploy.serving.models.execution import Instance
 from dyndeploy.serving.models.limits import Limits
-from dyndeploy.serving.models.scheduler import Scheduler, Ticket
+from dyndeploy.serving.models.scheduler import Outcome, Scheduler, Ticket
 from dyndeploy.serving.models.selftest import rows_are_independent, self_test, warm_up
 from dyndeploy.serving.models.statistics import Statistics
 from dyndeploy.serving.protocol.datatypes import datatype_of
 from dyndeploy.serving.settings import Settings
+
+
+@dataclass
+class Traffic:
+    """What is on its way in a server.
+
+    Attributes:
+        requests: for inference, of all models.
+    """
+
+    requests: int = 0
 
 
 class Model:
@@ -47,6 +60,7 @@ class Model:
         self._max_queue = settings.max_queue
         self._instances = [Instance(s, f"{name}-{index}") for index, s in enumerate(sessions)]
         self._scheduler: Scheduler | None = None
+        self._traffic = Traffic()
         self._leases = 0
         self._unused: asyncio.Event | None = None
 
@@ -75,8 +89,14 @@ class Model:
         model.batching_note = "a sample gets another result beside others than alone, so that each request runs alone"
         return model
 
-    def start(self, statistics: Statistics) -> None:
-        """Take requests from now on; on the event loop."""
+    def start(self, statistics: Statistics, traffic: Traffic) -> None:
+        """Take requests from now on; on the event loop.
+
+        Args:
+            statistics: are kept.
+            traffic: of the server.
+        """
+        self._traffic = traffic
         self._scheduler = Scheduler(self._instances, self.batching, self._max_queue, statistics)
         self._unused = asyncio.Event()
 
@@ -100,19 +120,56 @@ class Model:
         """Sessions at work."""
         return self._scheduler.running if self._scheduler else 0
 
-    def submit(self, inputs: Arrays, sizes: Mapping[str, int], deadline: float | None = None) -> Ticket:
+    def submit(
+        self,
+        inputs: Arrays,
+        sizes: Mapping[str, int],
+        done: Callable[[Outcome], None],
+        deadline: float | None = None,
+        prompt: bool = True,
+    ) -> Ticket:
         """Queue a request; see `Scheduler.submit`.
 
         Args:
             inputs: arrays that fit the model.
             sizes: of its dims, as `check_arrays` gives them.
+            done: is called with the outcome.
             deadline: on the loop's clock.
+            prompt: it may run at once where it is the only one.
         """
         assert self._scheduler is not None
         dim = self.batching.dim
         rows = sizes[dim] if dim else 1
-        key = tuple(size for name, size in sizes.items() if name != dim)
-        return self._scheduler.submit(inputs, rows, key, deadline, alone=self._leases == 1)
+        key = tuple([size for name, size in sizes.items() if name != dim])
+        return self._scheduler.submit(inputs, rows, key, done, deadline, alone=prompt and self._traffic.requests == 1)
+
+    async def answer(self, inputs: Arrays, sizes: Mapping[str, int], deadline: float | None = None) -> Arrays:
+        """Queue a request and wait for its outputs; it is cancelled with the task that waits.
+
+        Raises:
+            RequestError: see `Scheduler.submit`, or why it failed.
+        """
+        future: asyncio.Future[Outcome] | None = None
+        found: list[Outcome] = []
+
+        def done(outcome: Outcome) -> None:
+            if future is None:
+                found.append(outcome)
+            elif not future.done():
+                future.set_result(outcome)
+
+        ticket = self.submit(inputs, sizes, done, deadline)
+        if not found:
+            future = asyncio.get_running_loop().create_future()
+            try:
+                found.append(await future)
+            except asyncio.CancelledError:
+                self.cancel(ticket)
+                raise
+        outcome = found[0]
+        if isinstance(outcome, DynError):
+            raise outcome
+        return outcome
 
     def cancel(self, ticket: Ticket) -> None:
         """Nobody waits for it any more."""
@@ -125,12 +182,14 @@ class Model:
             self._scheduler.give_up()
 
     def lease(self) -> None:
-        """Keep it open until `release`; counts."""
+        """Keep it open until `release`, for one request."""
         self._leases += 1
+        self._traffic.requests += 1
 
     def release(self) -> None:
         """See `lease`."""
         self._leases -= 1
+        self._traffic.requests -= 1
         if self._leases == 0 and self._unused is not None:
             self._unused.set()
 

@@ -14,7 +14,7 @@ from typing import Literal
 from dyndeploy.bundle import MANIFEST, Bundle, Manifest
 from dyndeploy.errors import DynError
 from dyndeploy.serving.errors import RequestError, UnavailableModelError, UnknownModelError, one_line
-from dyndeploy.serving.models.model import Model
+from dyndeploy.serving.models.model import Model, Traffic
 from dyndeploy.serving.models.statistics import Statistics
 from dyndeploy.serving.protocol.metadata import MODEL_VERSION
 from dyndeploy.serving.settings import Settings
@@ -57,6 +57,7 @@ class Registry:
         self._settings = settings
         self.entries = {name: Entry(name, path) for name, path in bundles.items()}
         self._retiring: set[asyncio.Task[None]] = set()
+        self._traffic = Traffic()
         self.draining = False
 
     @property
@@ -112,7 +113,7 @@ class Registry:
                 await asyncio.to_thread(new.close)
                 raise UnavailableModelError("The server is shutting down.")
             old, entry.model = entry.model, new
-            new.start(entry.statistics)
+            new.start(entry.statistics, self._traffic)
             entry.state, entry.reason, entry.failed = "READY", "", False
             entry.statistics.reloads += old is not None
             _log.info("model ready", extra={"model": name, "self_test": new.self_test, "reloaded": old is not None})

@@ -25,23 +25,29 @@ from dyndeploy.serving.models.statistics import Statistics
 #: 0.08 ms, a request took 0.19 to 0.28 ms within the process so, and 1.4 to 2.0 ms by way of a thread (medians of
 #: 3000, 2 cores, load 20: on a busy machine, a thread that is woken gets its turn late).
 INLINE_NS = 300_000
+#: The same for a request that is the only one in the server: nobody waits for the loop meanwhile.
+ALONE_INLINE_NS = 2_000_000
 #: So many sizes of requests are remembered with what they cost.
 _COSTS = 1024
+
+#: What becomes of a request: its outputs, or a RequestError.
+Outcome = Arrays | DynError
 
 
 class Ticket:
     """A request in the queue.
 
     Attributes:
-        future: its outputs, or a RequestError.
+        done: is called with the outcome; None when it has been.
         inputs, rows, key: arrays, number of samples, and what must be equal for requests that run together.
         arrived_ns: when it was submitted, on the clock of time.perf_counter_ns.
     """
 
-    __slots__ = ("arrived_ns", "future", "inputs", "key", "rows", "timer", "waiting")
+    __slots__ = ("arrived_ns", "done", "inputs", "key", "rows", "timer", "waiting")
 
-    def __init__(self, future: asyncio.Future[Arrays], inputs: Arrays, rows: int, key: Hashable) -> None:
-        self.future, self.inputs, self.rows, self.key = future, inputs, rows, key
+    def __init__(self, done: Callable[[Outcome], None], inputs: Arrays, rows: int, key: Hashable) -> None:
+        self.done: Callable[[Outcome], None] | None = done
+        self.inputs, self.rows, self.key = inputs, rows, key
         self.arrived_ns = time.perf_counter_ns()
         self.timer: asyncio.TimerHandle | None = None
         self.waiting = True
@@ -56,6 +62,7 @@ class Scheduler:
         max_queue: so many may wait; further ones are refused.
         statistics: is kept.
         inline_ns: runs that are expected to take at most this long happen on the event loop; 0 for none.
+        alone_inline_ns: the same for a request that is the only one.
     """
 
     def __init__(
@@ -65,12 +72,14 @@ class Scheduler:
         max_queue: int,
         statistics: Statistics,
         inline_ns: int = INLINE_NS,
+        alone_inline_ns: int = ALONE_INLINE_NS,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._idle = list(instances)
         self._instances = len(self._idle)
         self._batching, self._max_queue, self._statistics = batching, max_queue, statistics
-        self._inline_ns = inline_ns
+        self._inline_ns, self._alone_inline_ns = inline_ns, alone_inline_ns
+        self._lonely = True
         self._lanes: dict[Hashable, deque[Ticket]] = {}
         self._active: list[list[Ticket]] = []
         self._costs: dict[tuple[Hashable, int], float] = {}
@@ -84,7 +93,13 @@ class Scheduler:
         return self._instances - len(self._idle)
 
     def submit(
-        self, inputs: Arrays, rows: int, key: Hashable, deadline: float | None = None, alone: bool = False
+        self,
+        inputs: Arrays,
+        rows: int,
+        key: Hashable,
+        done: Callable[[Outcome], None],
+        deadline: float | None = None,
+        alone: bool = False,
     ) -> Ticket:
         """Queue a request.
 
@@ -92,8 +107,9 @@ class Scheduler:
             inputs: arrays that fit the model.
             rows: number of samples.
             key: only requests of equal keys run together.
+            done: is called once with the outcome, on the event loop, perhaps before this returns; must not raise.
             deadline: on the loop's clock; past it the request is not executed any more.
-            alone: no other request is on its way; this one runs at once.
+            alone: no other request is on its way; where the last run was one request too, this one runs at once.
 
         Raises:
             OverloadedError: the queue is full.
@@ -105,14 +121,15 @@ class Scheduler:
             )
         if deadline is not None and deadline <= self._loop.time():
             raise DeadlineError("The time limit of the request has passed.")
-        ticket = Ticket(self._loop.create_future(), inputs, rows, key)
+        ticket = Ticket(done, inputs, rows, key)
         if deadline is not None:
             error = DeadlineError("The time limit of the request passed before it was answered.")
             ticket.timer = self._loop.call_at(deadline, self._drop, ticket, error)
         self._lanes.setdefault(key, deque()).append(ticket)
         self.waiting += 1
-        if alone and self._idle:
-            self._dispatch()
+        # After a batch, those who were in it ask again one after the other: the first one is not alone.
+        if alone and self._lonely and self._idle:
+            self._dispatch(self._alone_inline_ns)
         else:  # what else arrived with it is read first, and runs with it
             self._plan()
         return ticket
@@ -141,7 +158,7 @@ class Scheduler:
         if self._planned is None:
             self._planned = self._loop.call_soon(self._dispatch)
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, inline_ns: int | None = None) -> None:
         if self._planned is not None:
             self._planned.cancel()
             self._planned = None
@@ -153,7 +170,7 @@ class Scheduler:
             if lane is None:
                 self._timer = self._loop.call_later(due_ns / 1e9, self._dispatch)
                 return
-            self._start(self._take(lane))
+            self._start(self._take(lane), self._inline_ns if inline_ns is None else inline_ns)
 
     def _next(self, now_ns: int) -> tuple[deque[Ticket] | None, int]:
         """The lane to take from, or None and how long until one is due, in nanoseconds."""
@@ -182,14 +199,15 @@ class Scheduler:
             ticket.waiting = False
         return batch
 
-    def _start(self, batch: list[Ticket]) -> None:
+    def _start(self, batch: list[Ticket], inline_ns: int) -> None:
         instance = self._idle.pop()
+        self._lonely = len(batch) == 1
         started_ns = time.perf_counter_ns()
         for ticket in batch:
             self._statistics.queue.add(started_ns - ticket.arrived_ns)
         inputs, rows = [ticket.inputs for ticket in batch], [ticket.rows for ticket in batch]
         expected = self._costs.get((batch[0].key, sum(rows)))
-        if expected is not None and expected <= self._inline_ns and not self._lanes:
+        if expected is not None and expected <= inline_ns and not self._lanes:
             self._finish(instance, batch, execute(instance.session, inputs, rows))
             return
         self._active.append(batch)
@@ -233,13 +251,12 @@ def _settle(ticket: Ticket, result: Arrays | Exception) -> None:
     if ticket.timer is not None:
         ticket.timer.cancel()
         ticket.timer = None
-    if ticket.future.done():
+    done, ticket.done = ticket.done, None
+    if done is None:
         return
     if not isinstance(result, Exception):
-        ticket.future.set_result(result)
-        return
-    if not isinstance(result, DynError):
-        result = ExecutionError("The model failed.", why=f"{type(result).__name__}: {result}")
-    elif not hasattr(result, "status"):
-        result = ExecutionError("The model failed.", why=one_line(result))
-    ticket.future.set_exception(result)
+        done(result)
+    elif not isinstance(result, DynError):
+        done(ExecutionError("The model failed.", why=f"{type(result).__name__}: {result}"))
+    else:
+        done(result if hasattr(result, "status") else ExecutionError("The model failed.", why=one_line(result)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -75,7 +76,9 @@ class Statistics:
         """
         self.executions += 1
         self.inferences += rows
-        batch = self.batches.setdefault(rows, BatchSize())
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = BatchSize()
         for own, of_batch, ns in (
             (self.compute_input, batch.compute_input, input_ns),
             (self.compute_infer, batch.compute_infer, infer_ns),
@@ -88,11 +91,7 @@ class Statistics:
         """Count a request that was answered after `ns` nanoseconds."""
         self.success.add(ns)
         self.last_inference_ms = time.time_ns() // 1_000_000
-        for index, edge in enumerate(LATENCY_EDGES_NS):
-            if ns <= edge:
-                self.buckets[index] += 1
-                return
-        self.buckets[-1] += 1
+        self.buckets[bisect_left(LATENCY_EDGES_NS, ns)] += 1
 
     def failed(self, reason: str, ns: int) -> None:
         """Count a request that was refused, or that failed, after `ns` nanoseconds."""

@@ -18,32 +18,28 @@ from starlette.routing import BaseRoute, Route
 from dyndeploy.errors import DynError
 from dyndeploy.serving.context import Context
 from dyndeploy.serving.errors import (
-    ExecutionError,
     ForbiddenError,
     RequestError,
     UnavailableModelError,
     as_request_error,
     one_line,
 )
-from dyndeploy.serving.journal import request_id
 from dyndeploy.serving.metrics import Metrics, model_statistics
 from dyndeploy.serving.models.registry import Entry, refuse_parameters
 from dyndeploy.serving.protocol.metadata import MODEL_VERSION, model_config, model_metadata, server_metadata
 from dyndeploy.serving.rest.body import Head, Receive, read_body
-from dyndeploy.serving.rest.infer import Infer
 from dyndeploy.serving.rest.page import Page
-from dyndeploy.serving.rest.responses import JSON, TEXT, Exchange, Send
+from dyndeploy.serving.rest.responses import DEFECT, JSON, TEXT, Exchange, Send
 
 _SMALL_BODY = 64 << 10
 _log = logging.getLogger(__name__)
-_DEFECT = ExecutionError("The server has a defect; its log says more.")
 _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{version}"
 _HEALTH = "/v2/health/"
 
 
 class RestApp:
-    """The ASGI application.
+    """The ASGI application: everything but inference, which `http.Protocol` takes out.
 
     Args:
         context: of the server.
@@ -53,7 +49,6 @@ class RestApp:
         self._context = context
         self._metrics = Metrics(context.registry, context.budget)
         self._page = Page()
-        self._infer = Infer(context)
         self._app = Starlette(
             routes=self._routes(),
             exception_handlers={HTTPException: _http_error, DynError: _dyn_error, Exception: _defect},
@@ -76,7 +71,7 @@ class RestApp:
                 )
                 for base in (_MODEL, _VERSION)
             ),
-            # Those with POST have been answered.
+            # Those with POST never come here: see `http.Protocol`.
             *(Route(f"{base}/infer", self._metadata, methods=["POST"]) for base in (_MODEL, _VERSION)),
             Route("/v2/repository/index", self._index, methods=["POST"]),
             Route("/v2/repository/models/{model}/load", self._load, methods=["POST"]),
@@ -91,40 +86,24 @@ class RestApp:
             raise RuntimeError(f"{scope['type']} is not spoken here.")
         begun_ns = time.perf_counter_ns()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        named = headers.get(b"x-request-id")
-        identity = request_id(named.decode("latin-1") if named is not None else None)
-        exchange = Exchange(headers, identity)
+        exchange = Exchange(headers)
         scope["state"] = {"exchange": exchange}
         path = scope["path"]
         try:
             self._context.guard.check_origin(headers)
             if not path.startswith(_HEALTH) and not self._page.serves(path):
                 self._context.guard.check_token(headers.get(b"authorization"))
-            asked = _inference(path) if scope["method"] == "POST" else None
-            if asked is not None:  # past Starlette, whose way costs as much as a small model
-                await self._infer.answer(*asked, exchange, receive, send)
-            else:
-                await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
         except RequestError as error:
             await exchange.refuse(send, error)
         except asyncio.CancelledError:  # the end of a drain that takes too long
             if not exchange.status:
                 await exchange.refuse(send, UnavailableModelError("The server is shutting down."))
         except Exception:
-            _log.exception("defect", extra={"request_id": identity, "path": path[:200]})
+            _log.exception("defect", extra={"request_id": exchange.identity, "path": path[:200]})
             if not exchange.status:
-                await exchange.refuse(send, _DEFECT)
-        if self._context.journal.active:
-            self._context.journal.write(
-                "rest",
-                f"{scope['method']} {path[:200]}",
-                identity,
-                str(exchange.status),
-                begun_ns,
-                exchange.error,
-                headers.get(b"traceparent", b"").decode("latin-1"),
-                client=(scope["client"] or [""])[0],
-            )
+                await exchange.refuse(send, DEFECT)
+        exchange.note(self._context.journal, f"{scope['method']} {path[:200]}", begun_ns, scope["client"])
 
     # What the protocol asks.
 
@@ -197,23 +176,16 @@ class RestApp:
         """The body, which may be empty, as an object."""
         context = self._context
         head = Head(_exchange(request).headers)
-        body, _ = await read_body(request.receive, head, _SMALL_BODY, context.budget, context.settings.body_timeout_s)
-        context.budget.give(len(body))
+        body = await read_body(request.receive, head, _SMALL_BODY, context.budget, context.settings.body_timeout_s)
+        body.give()
+        data = bytes(body.data)[body.start :]
         try:
-            content = orjson.loads(body) if body.strip() else {}
+            content = orjson.loads(data) if data.strip() else {}
         except orjson.JSONDecodeError as error:
             raise RequestError("The body is not JSON.", why=f"{error}.") from None
         if not isinstance(content, dict):
             raise RequestError("The body is not a JSON object.")
         return content
-
-
-def _inference(path: str) -> tuple[str, str] | None:
-    """Model and version, where the path is that of inference."""
-    if not (path.startswith("/v2/models/") and path.endswith("/infer")):
-        return None
-    model, _, version = path[len("/v2/models/") : -len("/infer")].partition("/versions/")
-    return (model, version) if model and "/" not in model and "/" not in version else None
 
 
 def _exchange(request: Request) -> Exchange:
@@ -265,8 +237,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _defect(request: Request, error: Exception) -> Response:
     """For what nobody expected; the error itself goes on to the log."""
-    _exchange(request).error = _DEFECT
-    return _json(request, {"error": one_line(_DEFECT)}, _DEFECT.status)
+    _exchange(request).error = DEFECT
+    return _json(request, {"error": one_line(DEFECT)}, DEFECT.status)
 
 
 async def _dyn_error(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from dyndeploy.serving.errors import ClientGoneError, MediaTypeError, RequestErr
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 #: Where the data begins in a body that is read in pieces, so that arrays can lie in it as they are.
 ALIGNMENT = 64
+TOO_SLOW = "The body of the request did not arrive in time."
 _JSON, _BINARY = b"application/json", b"application/octet-stream"
 
 
@@ -58,59 +59,88 @@ def _check_type(value: bytes) -> None:
         )
 
 
-async def read_body(
-    receive: Receive, head: Head, limit: int, budget: Budget, timeout_s: float
-) -> tuple[bytes | bytearray, int]:
-    """The whole body.
+class Body:
+    """The body of a request as it arrives; its bytes are taken from a budget, and given back with `give`.
+
+    Args:
+        head: its headers.
+        limit: the most bytes that it may have.
+        budget: what it is taken from.
+
+    Raises:
+        TooLargeError: it announces more than `limit` bytes.
+        OverloadedError: the budget has no room for what it announces.
+
+    Attributes:
+        data: the bytes, from `start` on. Of a body that comes in pieces, what follows `head.json_length` bytes lies at
+            a multiple of ALIGNMENT.
+    """
+
+    __slots__ = ("_budget", "_held", "_json_length", "_limit", "data", "start")
+
+    def __init__(self, head: Head, limit: int, budget: Budget) -> None:
+        if head.length is not None:
+            if head.length > limit:
+                raise _too_large(head.length, limit)
+            budget.check(head.length)  # what only was announced is not taken: it may never come
+        self._limit, self._budget, self._json_length = limit, budget, head.json_length
+        self._held = 0
+        self.data: bytes | bytearray = b""
+        self.start = 0
+
+    def add(self, piece: bytes) -> None:
+        """Take the next piece.
+
+        Raises:
+            TooLargeError: it is longer than it may be.
+            OverloadedError: the budget is used up.
+        """
+        size = self._held + len(piece)
+        if size > self._limit:
+            raise _too_large(size, self._limit)
+        self._budget.take(len(piece))
+        self._held = size
+        if size == len(piece):
+            self.data = piece
+            return
+        if not isinstance(self.data, bytearray):
+            self.start = -(self._json_length or 0) % ALIGNMENT
+            self.data = bytearray(self.start) + self.data
+        self.data += piece
+
+    def give(self) -> None:
+        """Give its bytes back to the budget."""
+        self._budget.give(self._held)
+        self._held = 0
+
+
+async def read_body(receive: Receive, head: Head, limit: int, budget: Budget, timeout_s: float) -> Body:
+    """The whole body of an ASGI request, for the caller to give back; after an error nothing is held.
 
     Args:
         receive: ASGI's.
-        head: its headers.
-        limit: the most bytes that it may have.
-        budget: the bytes returned are taken from it, for the caller to give back; after an error none are.
+        head, limit, budget: see `Body`.
         timeout_s: how long it may take to arrive.
 
-    Returns:
-        (buffer, start): where in the buffer the body begins. Of a large body, what follows `head.json_length` bytes
-        lies at a multiple of ALIGNMENT.
-
     Raises:
-        TooLargeError: it has more than `limit` bytes.
-        OverloadedError: the budget is used up.
+        TooLargeError, OverloadedError: see `Body`.
         ClientGoneError: the client closed the connection before the end.
         SlowClientError: it took too long.
     """
-    if head.length is not None:
-        if head.length > limit:
-            raise _too_large(head.length, limit)
-        budget.check(head.length)  # what only was announced is not taken: it may never come
-    with _TimeLimit(timeout_s):
-        message = await _next(receive)
-        data: bytes = message.get("body", b"")
-        if not message.get("more_body", False):
-            _grow(budget, 0, len(data), limit)
-            return data, 0
-        start = -(head.json_length or 0) % ALIGNMENT
-        buffer = bytearray(start)
-        held = 0
-        try:
-            while True:
-                held = _grow(budget, held, len(buffer) - start + len(data), limit)
-                buffer += data
-                if not message.get("more_body", False):
-                    return buffer, start
-                message = await _next(receive)
-                data = message.get("body", b"")
-        except BaseException:
-            budget.give(held)
-            raise
-
-
-def _grow(budget: Budget, held: int, size: int, limit: int) -> int:
-    if size > limit:
-        raise _too_large(size, limit)
-    budget.take(size - held)
-    return size
+    body = Body(head, limit, budget)
+    try:
+        with _TimeLimit(timeout_s):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError("The client has gone.")
+                body.add(message.get("body", b""))
+                more = message.get("more_body", False)
+        return body
+    except BaseException:
+        body.give()
+        raise
 
 
 def _too_large(size: int, limit: int) -> TooLargeError:
@@ -118,13 +148,6 @@ def _too_large(size: int, limit: int) -> TooLargeError:
         f"The body has {size} bytes or more, and at most {limit} can be meant for this model.",
         why="Its dims end there; JSON has a limit of its own (--max-json).",
     )
-
-
-async def _next(receive: Receive) -> Mapping[str, Any]:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError("The client has gone.")
-    return message
 
 
 class _TimeLimit:
@@ -150,4 +173,4 @@ class _TimeLimit:
         if self._passed and kind is asyncio.CancelledError:
             if hasattr(self._task, "uncancel"):  # Python 3.11
                 self._task.uncancel()
-            raise SlowClientError("The body of the request did not arrive in time.") from None
+            raise SlowClientError(TOO_SLOW) from None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from dyndeploy.bundle import Arrays
+from dyndeploy.bundle import Arrays, Manifest
 from dyndeploy.serving.errors import RequestError
 from dyndeploy.serving.protocol.datatypes import datatype_of
 from dyndeploy.serving.protocol.metadata import MODEL_VERSION
@@ -21,9 +21,34 @@ from dyndeploy.serving.protocol.tensors import (
     seconds_of,
     wanted_outputs,
 )
-from dyndeploy.tensors import Dim, TensorSpec
+from dyndeploy.tensors import TensorSpec
 
 _Array = np.ndarray[Any, Any]
+
+
+#: What so many different heads of requests say is remembered, and of heads up to this size: clients repeat theirs.
+_HEADS, _LARGEST_HEAD = 64, 4096
+
+
+@dataclass
+class Layout:
+    """What the JSON of a request says beside the numbers.
+
+    Attributes:
+        id: the client's name for the request; "" without one.
+        tensors: the inputs, each with its binary_data_size or None.
+        sizes: of the model's dims.
+        outputs: name -> whether it is wanted as raw data, in the order wanted.
+        timeout_s: its time limit, in seconds.
+        reply: shapes of the outputs, and the JSON of the last response that had them.
+    """
+
+    id: str
+    tensors: list[tuple[Declared, object]]
+    sizes: dict[str, int]
+    outputs: dict[str, bool]
+    timeout_s: float | None
+    reply: tuple[list[tuple[int, ...]], bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -31,69 +56,128 @@ class Decoded:
     """A request for inference.
 
     Attributes:
-        id: the client's name for it; "" without one.
+        layout: what its JSON says.
         inputs: arrays that fit the model; views of the body where they can be.
-        sizes: of its dims.
-        outputs: name -> whether it is wanted as raw data, in the order wanted.
-        timeout_s: its time limit, in seconds.
     """
 
-    id: str
+    layout: Layout
     inputs: Arrays
-    sizes: dict[str, int]
-    outputs: dict[str, bool]
-    timeout_s: float | None
 
 
-def decode(
-    body: bytes | bytearray,
-    start: int,
-    json_length: int | None,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    dims: Mapping[str, Dim],
-) -> Decoded:
-    """Read a body.
+class Codec:
+    """Reads the requests for one model, and writes its responses.
 
     Args:
-        body: the bytes, from `start` on.
-        start: where it begins.
-        json_length: bytes of JSON, behind which raw tensors lie; None where all of it is JSON.
-        inputs, outputs, dims: of the model.
-
-    Raises:
-        DynError: it is not a request that fits the model.
+        name: of the model.
+        manifest: of its bundle.
+        datatypes: of the outputs, as the protocol calls them.
     """
-    end = len(body) if json_length is None else start + json_length
-    if end > len(body):
-        raise RequestError(
-            f"Inference-Header-Content-Length is {json_length}, and the body has {len(body) - start} bytes."
-        )
+
+    def __init__(self, name: str, manifest: Manifest, datatypes: Mapping[str, str]) -> None:
+        self._name, self._manifest, self._datatypes = name, manifest, datatypes
+        self._layouts: dict[bytes, Layout] = {}
+
+    def decode(self, body: bytes | bytearray, start: int, json_length: int | None) -> Decoded:
+        """Read a body.
+
+        Args:
+            body: the bytes, from `start` on.
+            start: where it begins.
+            json_length: bytes of JSON, behind which raw tensors lie; None where all of it is JSON.
+
+        Raises:
+            DynError: it is not a request that fits the model.
+        """
+        end = len(body) if json_length is None else start + json_length
+        if end > len(body):
+            raise RequestError(
+                f"Inference-Header-Content-Length is {json_length}, and the body has {len(body) - start} bytes."
+            )
+        data: list[object] = []
+        head = bytes(memoryview(body)[start:end]) if json_length is not None and json_length <= _LARGEST_HEAD else None
+        layout = self._layouts.get(head) if head is not None else None
+        if layout is None:
+            content = _json_object(memoryview(body)[start:end])
+            layout = self._layout(content)
+            data = [tensor.get("data") for tensor in content["inputs"]]
+            if head is not None and all(size is not None for _, size in layout.tensors):
+                if len(self._layouts) >= _HEADS:
+                    self._layouts.clear()
+                self._layouts[head] = layout
+        arrays: Arrays = {}
+        at = end
+        for index, (tensor, size) in enumerate(layout.tensors):
+            if size is None:
+                arrays[tensor.name] = _from_json(data[index], tensor)
+            else:
+                arrays[tensor.name] = _from_raw(body, at, size, tensor)
+                at += tensor.nbytes
+        if at != len(body):
+            raise RequestError(f"{len(body) - at} bytes follow the last tensor.", fix="Check the sizes of the parts.")
+        return Decoded(layout, arrays)
+
+    def _layout(self, content: Mapping[str, Any]) -> Layout:
+        manifest = self._manifest
+        parameters = _parameters(content, "the request")
+        name = content.get("id", "")
+        if not isinstance(name, str) or len(name) > 1024:
+            raise RequestError("The id is not a string of at most 1024 characters.")
+        tensors = _objects(content, "inputs")
+        declared = [declare(t.get("name"), t.get("datatype"), t.get("shape")) for t in tensors]
+        sizes = check_declared(declared, manifest.inputs, manifest.dims)
+        raw = [_parameters(tensor, one.name).get("binary_data_size") for tensor, one in zip(tensors, declared)]
+        outputs = _wanted(content, parameters, manifest.outputs)
+        return Layout(name, list(zip(declared, raw)), sizes, outputs, seconds_of(parameters.get("timeout")))
+
+    def encode(self, request: Decoded, outputs: Mapping[str, _Array]) -> tuple[list[bytes | memoryview], int | None]:
+        """The body of a response.
+
+        Args:
+            request: what was asked for.
+            outputs: what the model gave.
+
+        Returns:
+            (parts, json_length): the parts of the body, and the length of the JSON where raw tensors follow it.
+        """
+        layout = request.layout
+        wanted = [outputs[name] for name in layout.outputs]
+        shapes = [array.shape for array in wanted]
+        if layout.reply is not None and layout.reply[0] == shapes:
+            head = layout.reply[1]
+        else:
+            described = [
+                self._describe(name, array, binary) for (name, binary), array in zip(layout.outputs.items(), wanted)
+            ]
+            content: dict[str, Any] = {"model_name": self._name, "model_version": MODEL_VERSION}
+            if layout.id:
+                content["id"] = layout.id
+            content["outputs"] = described
+            head = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+            if all(layout.outputs.values()):  # there are no numbers in it
+                layout.reply = shapes, head
+        parts: list[bytes | memoryview] = [head]
+        for array, binary in zip(wanted, layout.outputs.values()):
+            if binary and array.nbytes:
+                parts.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return parts, len(head) if any(layout.outputs.values()) else None
+
+    def _describe(self, name: str, array: _Array, binary: bool) -> dict[str, Any]:
+        tensor: dict[str, Any] = {"name": name, "datatype": self._datatypes[name], "shape": list(array.shape)}
+        if binary:
+            tensor["parameters"] = {"binary_data_size": array.nbytes}
+        else:
+            tensor["data"] = _to_json(array)
+        return tensor
+
+
+def _json_object(text: memoryview) -> dict[str, Any]:
     try:
-        content = orjson.loads(memoryview(body)[start:end])
+        content = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise RequestError("The body is not JSON.", why=f"{error}.") from None
     if not isinstance(content, dict):
         raise RequestError("The body is not a JSON object.", fix='{"inputs": [{"name": …, "shape": …, …}]}')
-    parameters = _parameters(content, "the request")
-    name = content.get("id", "")
-    if not isinstance(name, str) or len(name) > 1024:
-        raise RequestError("The id is not a string of at most 1024 characters.")
-    tensors = _objects(content, "inputs")
-    declared = [declare(t.get("name"), t.get("datatype"), t.get("shape")) for t in tensors]
-    sizes = check_declared(declared, inputs, dims)
-    arrays: Arrays = {}
-    at = end
-    for tensor, one in zip(tensors, declared):
-        size = _parameters(tensor, one.name).get("binary_data_size")
-        if size is None:
-            arrays[one.name] = _from_json(tensor.get("data"), one)
-        else:
-            arrays[one.name] = _from_raw(body, at, size, one)
-            at += one.nbytes
-    if at != len(body):
-        raise RequestError(f"{len(body) - at} bytes follow the last tensor.", fix="Check the sizes of the parts.")
-    return Decoded(name, arrays, sizes, _wanted(content, parameters, outputs), seconds_of(parameters.get("timeout")))
+    return content
 
 
 def _objects(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
@@ -193,44 +277,6 @@ def _converted(array: _Array, tensor: Declared) -> _Array:
     if wanted.kind not in "biu" and not np.isfinite(converted).all():  # JSON's numbers are finite
         raise RequestError(f"{tensor.name} has numbers beyond {datatype_of(wanted.name)}.")
     return converted
-
-
-def encode(
-    name: str, request: Decoded, outputs: Mapping[str, _Array], datatypes: Mapping[str, str]
-) -> tuple[list[bytes | memoryview], int | None]:
-    """The body of a response.
-
-    Args:
-        name: of the model.
-        request: what was asked for.
-        outputs: what the model gave.
-        datatypes: of the outputs, as the protocol calls them.
-
-    Returns:
-        (parts, json_length): the parts of the body, and the length of the JSON where raw tensors follow it.
-    """
-    described: list[dict[str, Any]] = []
-    raw: list[bytes | memoryview] = []
-    for output, binary in request.outputs.items():
-        array = outputs[output]
-        tensor: dict[str, Any] = {
-            "name": output,
-            "datatype": datatypes[output],
-            "shape": list(array.shape),
-        }
-        if binary:
-            tensor["parameters"] = {"binary_data_size": array.nbytes}
-            if array.nbytes:
-                raw.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        else:
-            tensor["data"] = _to_json(array)
-        described.append(tensor)
-    content: dict[str, Any] = {"model_name": name, "model_version": MODEL_VERSION}
-    if request.id:
-        content["id"] = request.id
-    content["outputs"] = described
-    head = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return [head, *raw], len(head) if any(request.outputs.values()) else None
 
 
 def _to_json(array: _Array) -> _Array:

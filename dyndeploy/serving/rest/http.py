@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 import ssl
@@ -12,8 +13,9 @@ from typing import Any
 
 import orjson
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from dyndeploy.serving.rest.infer import Infer, Inference, asked_of
 from dyndeploy.serving.settings import Settings
 
 #: Of the request line and all headers of a request.
@@ -26,16 +28,21 @@ _log.setLevel(logging.ERROR)  # strangers send what is no HTTP; a line for each 
 
 class Protocol(HttpToolsProtocol):
     """HTTP/1.1 that holds no more of a request's head than MAX_HEAD, waits no longer than HEAD_TIMEOUT_S for it, and
-    says in JSON what it cannot read.
+    says in JSON what it cannot read. Requests for inference go to `infer`, all others to the ASGI application.
     """
 
-    _head_bytes = 0
-    _in_head = True
-    _head_timer: asyncio.TimerHandle | None = None
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, infer: Infer, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.logger = _log
+        self._infer = infer
+        self._head_bytes = 0
+        self._in_head = True
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._idle_since: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._prompt = True
+
+    # asyncio calls these.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -45,33 +52,133 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It has gone."""
         self._stop_waiting()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        for cycle in (self.cycle, *(waiting for waiting, _ in self.pipeline)):
+            if isinstance(cycle, Inference):
+                cycle.gone()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """It sent something."""
+        self._idle_since, self._prompt = None, True
         if self._in_head:
-            if self._head_timer is None:
-                self._wait_for_head()
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD and not self.transport.is_closing():
-            self._refuse(431, f"The head of a request has at most {MAX_HEAD} bytes.")
+        if not self._in_head:
+            if isinstance(self.cycle, Inference):
+                self.cycle.expect_body()
+        elif self._head_bytes > MAX_HEAD:
+            if not self.transport.is_closing():
+                self._refuse(431, f"The head of a request has at most {MAX_HEAD} bytes.")
+        elif self._head_bytes and self._head_timer is None:
+            self._wait_for_head()
+
+    # The parser calls these.
 
     def on_headers_complete(self) -> None:
         """A request begins."""
         self._in_head, self._head_bytes = False, 0
         self._stop_waiting()
-        super().on_headers_complete()
+        asked = asked_of(self.url) if self.parser.get_method() == b"POST" else None
+        if asked is None:
+            super().on_headers_complete()
+            return
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        before = self.cycle
+        inference = Inference(self._infer, self, asked, dict(self.headers), keep_alive, self.expect_100_continue)
+        self.cycle = inference  # type: ignore[assignment]
+        if before is not None and not before.response_complete:
+            inference.prompt = False
+            self.flow.pause_reading()
+            self.pipeline.appendleft((inference, self.app))  # type: ignore[arg-type]
+            return
+        # Of many in one piece of data only the first may run at once: they would hold up the loop together.
+        inference.prompt, self._prompt = self._prompt, False
+        inference.begin()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of its body has come."""
+        if isinstance(self.cycle, Inference):
+            self.cycle.add(body)
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """All of a request is there."""
         self._in_head = True
-        super().on_message_complete()
+        if isinstance(self.cycle, Inference):
+            self.cycle.end()
+        else:
+            super().on_message_complete()
+
+    # uvicorn calls these.
+
+    def on_response_complete(self) -> None:
+        """A request has been answered: begin the next one, or wait for it."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            # One timer for all requests of the connection; uvicorn's own would be made anew for each.
+            self._idle_since = self.loop.time()
+            if self._idle_timer is None:
+                self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._idle)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if isinstance(cycle, Inference):
+            self.loop.call_soon(self._begin, cycle)  # not from within the one before: they may be many
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        if isinstance(self.cycle, Inference) and not self.pipeline:
+            self.cycle.abandon()
+        if not self.transport.is_closing():
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP."""
         if not self.transport.is_closing():
             self._refuse(400, msg)
+
+    # Inference calls these.
+
+    def respond(
+        self, status: int, headers: list[tuple[bytes, bytes]], parts: list[bytes | memoryview], keep_alive: bool
+    ) -> None:
+        """See `infer.Connection`."""
+        if not self.transport.is_closing():
+            lines = [STATUS_LINE[status], b"content-length: %d\r\n" % sum(map(len, parts))]
+            for name, value in (*self.server_state.default_headers, *headers):
+                lines += (name, b": ", value, b"\r\n")
+            if not keep_alive and all(name != b"connection" for name, _ in headers):
+                lines.append(b"connection: close\r\n")
+            lines.append(b"\r\n")
+            self.transport.writelines([b"".join(lines), *parts])
+            if not keep_alive:
+                self.transport.close()
+        self.on_response_complete()
+
+    def proceed(self) -> None:
+        """See `infer.Connection`."""
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def close(self) -> None:
+        """See `infer.Connection`."""
+        self.transport.close()
+
+    def _begin(self, inference: Inference) -> None:
+        inference.begin()
+        inference.expect_body()
+
+    # Time limits, and what ends a connection.
 
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._too_slow)
@@ -88,16 +195,30 @@ class Protocol(HttpToolsProtocol):
             else:
                 self.transport.close()
 
+    def _idle(self) -> None:
+        self._idle_timer = None
+        if self.pipeline or not self.cycle.response_complete:  # the end of what is on its way begins anew
+            return
+        if self._idle_since is None:  # the rest of what was refused came later
+            self._idle_since = self.loop.time()
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._idle)
+        elif not self.transport.is_closing():
+            self.transport.close()
+
     def _refuse(self, status: int, what: str) -> None:
         """Answer in the place of the application, unless its own answer has begun; and end the connection."""
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        cycle: Any = self.cycle
+        pending = cycle is not None and not cycle.response_complete
+        own = pending and not isinstance(cycle, Inference)
+        if not (own and cycle.response_started):
             body = orjson.dumps({"error": what})
             self.transport.write(
                 b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
                 % (status, len(body), body)
             )
-        if cycle is not None and not cycle.response_complete:
+        if own:
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.close()
@@ -159,15 +280,15 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def http_server(app: Any, settings: Settings) -> HttpServer:
-    """A uvicorn server for an ASGI application; `serve(sockets=[…])` runs it.
+def http_server(app: Any, infer: Infer, settings: Settings) -> HttpServer:
+    """A uvicorn server for an ASGI application and the endpoint of inference; `serve(sockets=[…])` runs it.
 
     Raises:
         OSError: the certificate cannot be read (ssl.SSLError, which is one, where it is none).
     """
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=functools.partial(Protocol, infer),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -1,27 +1,61 @@
-"""POST /v2/models/{model}/infer: from the first header to the last byte."""
+"""POST /v2/models/{model}/infer: from the first header to the last byte.
+
+Without ASGI, whose scope, task, events and messages cost more than what is done here for a small model.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
-from dyndeploy.bundle import Arrays
+import httptools
+
 from dyndeploy.errors import DynError
 from dyndeploy.serving.context import Context
-from dyndeploy.serving.errors import RequestError, TooLargeError, as_request_error
+from dyndeploy.serving.errors import (
+    ClientGoneError,
+    RequestError,
+    SlowClientError,
+    TooLargeError,
+    UnavailableModelError,
+    as_request_error,
+)
 from dyndeploy.serving.journal import outcome_of
 from dyndeploy.serving.models.model import Model
-from dyndeploy.serving.models.scheduler import Ticket
-from dyndeploy.serving.rest.body import Head, Receive, read_body
-from dyndeploy.serving.rest.codec import Decoded, decode, encode
-from dyndeploy.serving.rest.responses import JSON, Exchange, Send, send
+from dyndeploy.serving.models.scheduler import Outcome, Ticket
+from dyndeploy.serving.models.statistics import Statistics
+from dyndeploy.serving.rest.body import TOO_SLOW, Body, Head
+from dyndeploy.serving.rest.codec import Codec, Decoded
+from dyndeploy.serving.rest.responses import DEFECT, JSON, Exchange
 
 _BINARY = b"application/octet-stream"
-#: A request that is answered sooner is not watched for its client's leaving: the watch costs a task.
-_WATCH_AFTER_S = 0.01
-#: A server may repeat the end of the body before it tells of the client's leaving.
-_MESSAGES = 4
+_BASE, _END = "/v2/models/", "/infer"
+_LONGEST_URL = 512
+_log = logging.getLogger(__name__)
+
+
+class Connection(Protocol):
+    """Where a request came from."""
+
+    client: tuple[str, int] | None
+    loop: asyncio.AbstractEventLoop
+
+    def respond(
+        self, status: int, headers: list[tuple[bytes, bytes]], parts: list[bytes | memoryview], keep_alive: bool
+    ) -> None:
+        """Send a response, and end the connection unless it is kept alive."""
+
+    def proceed(self) -> None:
+        """Ask for the body, of a client that waits for that."""
+
+    def close(self) -> None:
+        """End it."""
 
 
 class Infer:
@@ -32,109 +66,246 @@ class Infer:
     """
 
     def __init__(self, context: Context) -> None:
-        self._context = context
+        self.context = context
+        self._codecs: WeakKeyDictionary[Model, Codec] = WeakKeyDictionary()
 
-    async def answer(self, name: str, version: str, exchange: Exchange, receive: Receive, to: Send) -> None:
-        """Answer one request.
+    def codec(self, model: Model) -> Codec:
+        """What reads and writes for a model."""
+        codec = self._codecs.get(model)
+        if codec is None:
+            codec = self._codecs[model] = Codec(model.name, model.bundle.manifest, model.datatypes)
+        return codec
 
-        Args:
-            name, version: of the model; "" is its only version.
-            exchange: the request.
-            receive, to: ASGI's.
 
-        Raises:
-            UnknownModelError: there is no such model.
-        """
-        begun_ns = time.perf_counter_ns()
-        registry = self._context.registry
-        statistics = registry.entry(name, version).statistics
+def asked_of(url: bytes) -> tuple[str, str] | None:
+    """Model and version ("" where there is none), when a URL is one of inference.
+
+    Example:
+        >>> asked_of(b"/v2/models/digits/infer"), asked_of(b"/v2/models/digits/versions/1/infer"), asked_of(b"/v2")
+        (('digits', ''), ('digits', '1'), None)
+    """
+    if b"/infer" not in url:
+        return None
+    return _asked_of(url) if len(url) <= _LONGEST_URL else _asked_of.__wrapped__(url)
+
+
+@functools.lru_cache(256)
+def _asked_of(url: bytes) -> tuple[str, str] | None:
+    try:
+        path = unquote((httptools.parse_url(url).path or b"").decode("ascii"))
+    except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+        return None
+    if not (path.startswith(_BASE) and path.endswith(_END)):
+        return None
+    model, _, version = path[len(_BASE) : -len(_END)].partition("/versions/")
+    return (model, version) if model and "/" not in model and "/" not in version else None
+
+
+class Inference:
+    """One request. It stands where uvicorn's protocol keeps a RequestResponseCycle, and has what is asked of that.
+
+    Everything happens on the event loop, in the callbacks of the connection and of the scheduler.
+
+    Args:
+        infer: the endpoint.
+        connection: where it came from.
+        asked: model and version.
+        headers: by their names in lower case.
+        keep_alive: whether the connection goes on after the response.
+        waits: whether the client waits for `100 Continue` before it sends the body.
+
+    Attributes:
+        keep_alive: as above; may be changed until the response is sent.
+        response_complete: the response has been sent, or nobody waits for it.
+    """
+
+    def __init__(
+        self,
+        infer: Infer,
+        connection: Connection,
+        asked: tuple[str, str],
+        headers: Mapping[bytes, bytes],
+        keep_alive: bool,
+        waits: bool,
+    ) -> None:
+        self._infer, self._connection, self._asked, self._waits = infer, connection, asked, waits
+        self._exchange = Exchange(headers)
+        self._begun_ns = time.perf_counter_ns()
+        self._early: list[bytes] | None = []  # what arrives before it is its turn
+        self._all_there = False
+        self._statistics: Statistics | None = None
+        self._model: Model | None = None
+        self._body: Body | None = None
+        self._head: Head | None = None
+        self._request: Decoded | None = None
+        self._ticket: Ticket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.prompt = True
+        self.keep_alive = keep_alive
+        self.response_complete = False
+
+    # The connection calls these.
+
+    def begin(self) -> None:
+        """It is its turn: earlier requests of the connection have been answered."""
+        if not self.response_complete:
+            self._begun_ns = time.perf_counter_ns()
+            self._step(self._begin)
+
+    def add(self, piece: bytes) -> None:
+        """A piece of the body."""
+        if self._early is not None:
+            self._early.append(piece)
+        elif not self.response_complete:
+            self._step(self._add, piece)
+
+    def end(self) -> None:
+        """The body is complete."""
+        self._all_there = True
+        if self._early is None and not self.response_complete:
+            self._step(self._submit)
+
+    def expect_body(self) -> None:
+        """What has arrived is not all of it: limit the time of the rest."""
+        if self._timer is None and not (self._all_there or self.response_complete):
+            seconds = self._infer.context.settings.body_timeout_s
+            self._timer = self._connection.loop.call_later(seconds, self._too_slow)
+
+    def gone(self) -> None:
+        """The client has closed the connection."""
+        if self._ticket is not None and self._model is not None:
+            self._model.cancel(self._ticket)  # which ends in `_done`
+        if not self.response_complete:
+            self._fail(ClientGoneError("The client has gone."))
+
+    def abandon(self) -> None:
+        """The server ends: what has not arrived by now is not waited for."""
+        self.keep_alive = False
+        if not (self._all_there or self.response_complete):
+            self._fail(UnavailableModelError("The server is shutting down."))
+
+    # What becomes of it.
+
+    def _step(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Do a part; what goes wrong in it is the answer."""
         try:
-            model = registry.model(name, version)
-            model.lease()
-            try:
-                parts, json_length = await self._infer(model, exchange, receive)
-            finally:
-                model.release()
+            step(*arguments)
         except DynError as error:
-            refused = as_request_error(error)
-            statistics.failed(outcome_of(refused), time.perf_counter_ns() - begun_ns)
-            await exchange.refuse(to, refused)
-            return
-        exchange.status = 200
-        if json_length is None:
-            await send(to, 200, parts, JSON, exchange.reply_headers)
-        else:
-            length = (b"inference-header-content-length", b"%d" % json_length)
-            await send(to, 200, parts, _BINARY, [length, *exchange.reply_headers])
-        statistics.succeeded(time.perf_counter_ns() - begun_ns)
+            self._fail(as_request_error(error))
+        except Exception:
+            _log.exception("defect", extra={"request_id": self._exchange.identity, "path": self._operation})
+            if self.response_complete:  # nobody knows how much of a response has left
+                self._connection.close()
+            self._fail(DEFECT)
 
-    async def _infer(
-        self, model: Model, exchange: Exchange, receive: Receive
-    ) -> tuple[list[bytes | memoryview], int | None]:
-        context, manifest, limits = self._context, model.bundle.manifest, model.limits
-        head = Head(exchange.headers)
-        json_length = head.json_length
-        limit = limits.json
-        if json_length is not None:
-            if json_length > limits.json:
-                raise TooLargeError(f"The JSON has {json_length} bytes, and at most {limits.json} are read.")
-            limit = json_length + limits.binary
-        body, start = await read_body(receive, head, limit, context.budget, context.settings.body_timeout_s)
-        held = len(body) - start
-        try:
-            request = decode(body, start, json_length, manifest.inputs, manifest.outputs, manifest.dims)
-            del body
-            ticket = model.submit(request.inputs, request.sizes, context.deadline(_seconds(head, request)))
-            outputs = await _outcome(model, ticket, receive)
-            return encode(model.name, request, outputs, model.datatypes)
-        finally:
-            context.budget.give(held)
+    def _begin(self) -> None:
+        early, self._early = self._early, None
+        headers, context = self._exchange.headers, self._infer.context
+        context.guard.check_origin(headers)
+        context.guard.check_token(headers.get(b"authorization"))
+        self._statistics = context.registry.entry(*self._asked).statistics
+        model = context.registry.model(*self._asked)
+        model.lease()
+        self._model = model
+        self._head = head = Head(headers)
+        limit = model.limits.json
+        if head.json_length is not None:
+            if head.json_length > limit:
+                raise TooLargeError(f"The JSON has {head.json_length} bytes, and at most {limit} are read.")
+            limit = head.json_length + model.limits.binary
+        self._body = Body(head, limit, context.budget)
+        for piece in early or ():
+            self._body.add(piece)
+        if self._all_there:
+            self._submit()
+        elif self._waits:
+            self._connection.proceed()
+
+    def _add(self, piece: bytes) -> None:
+        assert self._body is not None
+        self._body.add(piece)
+
+    def _submit(self) -> None:
+        assert self._body is not None and self._head is not None and self._model is not None
+        body, head = self._body, self._head
+        request = self._infer.codec(self._model).decode(body.data, body.start, head.json_length)
+        body.data = b""  # the arrays keep what they need of it
+        self._request = request
+        deadline = self._infer.context.deadline(_seconds(head, request))
+        ticket = self._model.submit(request.inputs, request.layout.sizes, self._done, deadline, self.prompt)
+        if not self.response_complete:
+            self._ticket = ticket
+
+    def _done(self, outcome: Outcome) -> None:
+        self._ticket = None
+        if isinstance(outcome, DynError):
+            self._fail(as_request_error(outcome))
+        else:
+            self._step(self._answer, outcome)
+
+    def _answer(self, outputs: dict[str, Any]) -> None:
+        assert self._model is not None and self._request is not None and self._statistics is not None
+        parts, json_length = self._infer.codec(self._model).encode(self._request, outputs)
+        headers = self._exchange.reply_headers
+        if json_length is None:
+            kind = JSON
+        else:
+            kind = _BINARY
+            headers = [(b"inference-header-content-length", b"%d" % json_length), *headers]
+        self._exchange.status = 200
+        statistics = self._statistics
+        self._over()
+        self._connection.respond(200, [(b"content-type", kind), *headers], parts, self.keep_alive)
+        statistics.succeeded(time.perf_counter_ns() - self._begun_ns)
+        self._note()
+
+    def _fail(self, error: RequestError) -> None:
+        if self.response_complete:
+            return
+        body, headers = self._exchange.refusal(error)
+        if any(name == b"connection" for name, _ in headers):
+            self.keep_alive = False
+        self._over()
+        if self._statistics is not None:
+            self._statistics.failed(outcome_of(error), time.perf_counter_ns() - self._begun_ns)
+        self._connection.respond(error.status, [(b"content-type", JSON), *headers], [body], self.keep_alive)
+        self._note()
+
+    def _over(self) -> None:
+        """Let go of everything."""
+        self.response_complete = True
+        self._early = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._body is not None:
+            self._body.give()
+            self._body = None
+        if self._model is not None:
+            self._model.release()
+            self._model = None
+        self._request = self._ticket = None
+
+    def _note(self) -> None:
+        self._exchange.note(self._infer.context.journal, self._operation, self._begun_ns, self._connection.client)
+
+    @property
+    def _operation(self) -> str:
+        model, version = self._asked
+        return f"POST {_BASE}{model}{f'/versions/{version}' if version else ''}{_END}"[:205]
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if not self.response_complete:
+            self._fail(SlowClientError(TOO_SLOW))
 
 
 def _seconds(head: Head, request: Decoded) -> float | None:
     """The shorter of both time limits."""
+    limit = request.layout.timeout_s
     if head.timeout is None:
-        return request.timeout_s
+        return limit
     if not head.timeout.isdigit() or len(head.timeout) > 12:
         raise RequestError("X-Request-Timeout-Ms is not a number of milliseconds.")
     seconds = int(head.timeout) / 1000
-    return min(seconds, request.timeout_s or seconds) or None
-
-
-async def _outcome(model: Model, ticket: Ticket, receive: Receive) -> Arrays:
-    """What the ticket comes to; it is cancelled when the client goes."""
-    if ticket.future.done():
-        return ticket.future.result()
-    watch = _Watch(receive, lambda: model.cancel(ticket))
-    try:
-        return await ticket.future
-    except asyncio.CancelledError:
-        model.cancel(ticket)
-        raise
-    finally:
-        watch.stop()
-
-
-class _Watch:
-    """Calls a function when the client closes the connection."""
-
-    def __init__(self, receive: Receive, gone: Callable[[], None]) -> None:
-        self._receive, self._gone = receive, gone
-        self._task: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(_WATCH_AFTER_S, self._begin)
-
-    def _begin(self) -> None:
-        self._task = self._loop.create_task(self._wait())
-
-    async def _wait(self) -> None:
-        for _ in range(_MESSAGES):
-            if (await self._receive())["type"] == "http.disconnect":
-                self._gone()
-                return
-
-    def stop(self) -> None:
-        """Look no longer."""
-        self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+    return min(seconds, limit or seconds) or None

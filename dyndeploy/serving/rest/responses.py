@@ -7,60 +7,69 @@ from typing import Any
 
 import orjson
 
-from dyndeploy.serving.errors import RequestError, one_line
+from dyndeploy.serving.errors import ExecutionError, RequestError, one_line
+from dyndeploy.serving.journal import Journal, request_id
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 JSON, TEXT = b"application/json", b"text/plain; version=0.0.4; charset=utf-8"
-#: Parts of a body up to this size are put together; the copy is cheaper than writing twice.
-_TOGETHER = 64 << 10
+DEFECT = ExecutionError("The server has a defect; its log says more.")
 
 
 async def send(
-    send: Send,
-    status: int,
-    parts: Sequence[bytes | memoryview],
-    content_type: bytes,
-    headers: Iterable[tuple[bytes, bytes]] = (),
+    send: Send, status: int, body: bytes, content_type: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
 ) -> None:
     """Answer a request.
 
     Args:
         send: ASGI's.
         status: of the response.
-        parts: of the body, one after the other.
+        body: of the response.
         content_type: of the body.
         headers: beside its type and length.
     """
-    size = sum(len(part) for part in parts)
-    own = [(b"content-type", content_type), (b"content-length", b"%d" % size)]
+    own = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
-    if len(parts) != 1 and size <= _TOGETHER:
-        parts = [b"".join(parts)]
-    last = len(parts) - 1
-    for index, part in enumerate(parts):
-        await send({"type": "http.response.body", "body": part, "more_body": index != last})
+    await send({"type": "http.response.body", "body": body})
 
 
 class Exchange:
     """A request on its way, and what becomes of it.
 
-    Attributes:
+    Args:
         headers: of the request, by their names in lower case.
+
+    Attributes:
+        headers: of the request.
+        identity: the client's id of it, or a new one.
         reply_headers: of every response to it.
-        status: of the response.
+        status: of the response; 0 before there is one.
         error: why it was refused.
     """
 
-    __slots__ = ("error", "headers", "reply_headers", "status")
+    __slots__ = ("error", "headers", "identity", "reply_headers", "status")
 
-    def __init__(self, headers: Mapping[bytes, bytes], identity: str) -> None:
+    def __init__(self, headers: Mapping[bytes, bytes]) -> None:
         self.headers = headers
-        self.reply_headers = [(b"x-request-id", identity.encode())]
+        named = headers.get(b"x-request-id")
+        self.identity = request_id(named.decode("latin-1") if named is not None else None)
+        self.reply_headers = [(b"x-request-id", self.identity.encode())]
         self.status = 0
         self.error: RequestError | None = None
 
-    async def refuse(self, to: Send, error: RequestError) -> None:
-        """Answer with {"error": …}."""
+    def refusal(self, error: RequestError) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Note that it is refused; the body {"error": …} and its headers, beside type and length."""
         self.status, self.error = error.status, error
         own = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-        await send(to, error.status, [orjson.dumps({"error": one_line(error)})], JSON, [*own, *self.reply_headers])
+        return orjson.dumps({"error": one_line(error)}), [*own, *self.reply_headers]
+
+    async def refuse(self, to: Send, error: RequestError) -> None:
+        """Answer with {"error": …}."""
+        body, headers = self.refusal(error)
+        await send(to, error.status, body, JSON, headers)
+
+    def note(self, journal: Journal, operation: str, begun_ns: int, client: Sequence[Any] | None) -> None:
+        """Write it down, when it is over."""
+        if journal.active:
+            parent = self.headers.get(b"traceparent", b"").decode("latin-1")
+            status, host = str(self.status), client[0] if client else ""
+            journal.write("rest", operation, self.identity, status, begun_ns, self.error, parent, client=host)

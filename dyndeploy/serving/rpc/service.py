@@ -151,12 +151,7 @@ class Service:
             decoded = decode(request, manifest.inputs, manifest.outputs, manifest.dims)
             limits = [s for s in (remaining_s, decoded.timeout_s) if s is not None]
             deadline = context.deadline(min(limits) if limits else None)
-            ticket = model.submit(decoded.inputs, decoded.sizes, deadline)
-            try:
-                outputs = await ticket.future
-            except asyncio.CancelledError:  # the client has gone, or its deadline has passed
-                model.cancel(ticket)
-                raise
+            outputs = await model.answer(decoded.inputs, decoded.sizes, deadline)
             return encode(model.name, request.id, decoded, outputs, model.datatypes)
         finally:
             context.budget.give(size)
