@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import base64
 import json
-import socket
 import statistics
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from serve_wires import Grpc, Http1, Wire, call, drive
 
 from dyndeploy import open_session
 from dyndeploy.bundle import Bundle
@@ -29,7 +29,9 @@ Call = Callable[[], Array]
 #: Relative L2 error up to which an answer is the right one.
 AGREEMENT = 1e-3
 WARM_S = 0.5
-_CHUNK = 1 << 18  # bytes
+#: A client that is a bare session and rests before every run, for as long as a session behind a server does while a
+#: request is on its way to it: a CPU that sleeps takes its time to be as fast as before.
+PAUSED, PAUSE_S = "bare session, after a pause", 0.0005
 TRITON_TYPES = {"float32": "FP32", "float16": "FP16"}
 
 
@@ -75,6 +77,17 @@ class Task:
 # --- clients
 
 
+@dataclass(frozen=True)
+class Raw:
+    """A client that is a connection, and how what comes is read."""
+
+    wire: Wire
+    read: Callable[[bytes], Array]
+
+    def __call__(self) -> Array:
+        return self.read(call(self.wire))
+
+
 def bare(task: Task) -> Call:
     """No server: the session that they all run."""
     options = {} if task.threads is None else {"threads": task.threads}
@@ -83,49 +96,7 @@ def bare(task: Task) -> Call:
     return lambda: session.run(inputs)[name]
 
 
-class _Http:
-    """One connection, one request, sent again and again; a connection that the server gave up while idle is renewed."""
-
-    def __init__(self, url: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
-        host, _, port = url.removeprefix("http://").partition(":")
-        self._address = (host, int(port))
-        lines = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {len(body)}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        self._request = "\r\n".join([*lines, "", ""]).encode() + body
-        self._connect()
-
-    def _connect(self) -> None:
-        self._socket = socket.create_connection(self._address)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def __call__(self) -> tuple[dict[str, str], bytes]:
-        try:
-            self._socket.sendall(self._request)
-            data = self._socket.recv(_CHUNK)
-        except ConnectionError:
-            data = b""
-        if not data:
-            self._connect()
-            self._socket.sendall(self._request)
-        while (end := data.find(b"\r\n\r\n")) < 0:
-            data += self._receive()
-        status, *lines = data[:end].decode("latin-1").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        length, body = int(headers["content-length"]), data[end + 4 :]
-        while len(body) < length:
-            body += self._receive()
-        if status.split(" ")[1] != "200":
-            raise RuntimeError(f"{status}: {body[:200]!r}")
-        return headers, body
-
-    def _receive(self) -> bytes:
-        data = self._socket.recv(_CHUNK)
-        if not data:
-            raise RuntimeError("the server has closed the connection")
-        return data
-
-
-def raw_http(task: Task) -> Call:
+def raw_http(task: Task) -> Raw:
     """REST with binary tensors, on a bare socket."""
     inputs = task.inputs()
     described = [
@@ -140,16 +111,15 @@ def raw_http(task: Task) -> Call:
     head = json.dumps({"inputs": described, "parameters": {"binary_data_output": True}}).encode()
     body = head + b"".join(array.tobytes() for array in inputs.values())
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
-    send = _Http(task.url, f"/v2/models/{task.model}/infer", headers, body)
+    wire = Http1(task.url, f"/v2/models/{task.model}/infer", headers, body)
 
-    def call() -> Array:
-        received, content = send()
-        length = int(received["inference-header-content-length"])
+    def read(content: bytes) -> Array:
+        length = int(wire.field(b"inference-header-content-length"))
         output = json.loads(content[:length])["outputs"][0]
         data = content[length : length + output["parameters"]["binary_data_size"]]
         return np.frombuffer(data, np.float32).reshape(output["shape"])
 
-    return call
+    return Raw(wire, read)
 
 
 def triton_http(task: Task) -> Call:
@@ -181,53 +151,61 @@ def _triton(triton: Any, address: str, task: Task) -> Call:
     return call
 
 
-def raw_grpc(task: Task) -> Call:
-    """gRPC with a message that was serialised before; of the answer only the first raw tensor is read."""
-    import grpc
+def raw_grpc(task: Task) -> Raw:
+    """gRPC with a message that was serialised before, on a bare socket."""
     from tritonclient.grpc import service_pb2
 
     request = service_pb2.ModelInferRequest(model_name=task.model)
     for name, array in task.inputs().items():
         request.inputs.add(name=name, datatype=TRITON_TYPES[array.dtype.name], shape=array.shape)
         request.raw_input_contents.append(array.tobytes())
-    message = request.SerializeToString()
-    send = grpc.insecure_channel(task.grpc).unary_unary(
-        "/inference.GRPCInferenceService/ModelInfer",
-        request_serializer=None,
-        response_deserializer=service_pb2.ModelInferResponse.FromString,
-    )
+    wire = Grpc(task.grpc, "/inference.GRPCInferenceService/ModelInfer", request.SerializeToString())
 
-    def call() -> Array:
-        answer = send(message)
+    def read(content: bytes) -> Array:
+        answer = service_pb2.ModelInferResponse.FromString(content)
         return np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(answer.outputs[0].shape)
 
-    return call
+    return Raw(wire, read)
 
 
-def plain_http(task: Task) -> Call:
+def plain_http(task: Task) -> Raw:
     """The FastAPI peer: the numbers of the only input, and nothing else."""
     (array,) = task.inputs().values()
-    send = _Http(task.url, "/predict", {"Content-Type": "application/octet-stream"}, array.tobytes())
+    wire = Http1(task.url, "/predict", {"Content-Type": "application/octet-stream"}, array.tobytes())
+    return _numbers(wire, task)
+
+
+def plain_grpc(task: Task) -> Raw:
+    """The peer of plain grpcio: the numbers of the only input, and nothing else."""
+    (array,) = task.inputs().values()
+    return _numbers(Grpc(task.grpc, "/Peer/Predict", array.tobytes()), task)
+
+
+def _numbers(wire: Wire, task: Task) -> Raw:
     shape = task.answer().shape
-    return lambda: np.frombuffer(send()[1], np.float32).reshape(shape)
+    return Raw(wire, lambda content: np.frombuffer(content, np.float32).reshape(shape))
 
 
-def litserve_http(task: Task) -> Call:
+def litserve_http(task: Task) -> Raw:
     """The LitServe peer: the numbers in base64, in JSON."""
     (array,) = task.inputs().values()
     body = json.dumps({"data": base64.b64encode(array[0].tobytes()).decode()}).encode()
-    send = _Http(task.url, "/predict", {"Content-Type": "application/json"}, body)
+    wire = Http1(task.url, "/predict", {"Content-Type": "application/json"}, body)
     shape = task.answer().shape
-    return lambda: np.frombuffer(base64.b64decode(json.loads(send()[1])["data"]), np.float32).reshape(shape)
+    return Raw(
+        wire, lambda content: np.frombuffer(base64.b64decode(json.loads(content)["data"]), np.float32).reshape(shape)
+    )
 
 
-CLIENTS: dict[str, Callable[[Task], Call]] = {
+CLIENTS: dict[str, Callable[[Task], Call | Raw]] = {
     "bare session": bare,
+    PAUSED: bare,
     "HTTP, raw": raw_http,
     "HTTP, tritonclient": triton_http,
     "gRPC, raw": raw_grpc,
     "gRPC, tritonclient": triton_grpc,
     "FastAPI": plain_http,
+    "grpcio": plain_grpc,
     "LitServe": litserve_http,
 }
 
@@ -239,9 +217,10 @@ CLIENTS: dict[str, Callable[[Task], Call]] = {
 class Load:
     """Callers that make requests one after the other, all at the same time, for a while."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[Call | Raw, ...]
     seconds: float
     samples: int  # per request
+    pause_s: float
 
 
 @dataclass(frozen=True)
@@ -256,47 +235,43 @@ class Outcome:
 def prepare(client: str, task: Task, concurrency: int, seconds: float) -> tuple[Load, float]:
     """For a `gate.Worker`: the load, and the relative error of an answer."""
     # A session and a channel are for many threads; a connection is for one.
-    shared = CLIENTS[client](task) if client == "bare session" else None
+    shared = CLIENTS[client](task) if client.startswith("bare session") else None
     calls = tuple(shared or CLIENTS[client](task) for _ in range(concurrency))
     error = compare(calls[0](), task.answer()).relative_l2
-    return Load(calls, seconds, task.batch), error
+    return Load(calls, seconds, task.batch, PAUSE_S if client == PAUSED else 0.0), error
 
 
 def take_turn(load: Load) -> Outcome:
     """Warm up, then count."""
-    _run(load.calls, min(WARM_S, load.seconds))
+    _run(load, min(WARM_S, load.seconds))
     start = time.perf_counter()
-    latencies = _run(load.calls, load.seconds)
+    latencies = _run(load, load.seconds)
     elapsed = time.perf_counter() - start
     latencies.sort()
     p99 = latencies[min(len(latencies) - 1, int(0.99 * len(latencies)))]
     return Outcome(1000 * statistics.median(latencies), 1000 * p99, len(latencies) * load.samples / elapsed)
 
 
-def _run(calls: tuple[Call, ...], seconds: float) -> list[float]:
-    end = time.perf_counter() + seconds
-    taken: list[list[float]] = [[] for _ in calls]
-    failures: list[BaseException] = []
+def _run(load: Load, seconds: float) -> list[float]:
+    wires = [each.wire for each in load.calls if isinstance(each, Raw)]
+    if len(wires) > 1:  # one thread for all: sixteen of them would fight for Python's lock, beside the server
+        return drive(wires, seconds)
+    if len(load.calls) == 1:
+        return _repeat(load.calls[0], seconds, load.pause_s)
+    with ThreadPoolExecutor(len(load.calls)) as pool:
+        return [latency for mine in pool.map(lambda each: _repeat(each, seconds), load.calls) for latency in mine]
 
-    def repeat(call: Call, mine: list[float]) -> None:
-        try:
+
+def _repeat(request: Callable[[], object], seconds: float, pause_s: float = 0.0) -> list[float]:
+    taken = []
+    now = time.perf_counter()
+    end = now + seconds
+    while now < end:
+        if pause_s:
+            time.sleep(pause_s)
             now = time.perf_counter()
-            while now < end:
-                call()
-                later = time.perf_counter()
-                mine.append(later - now)
-                now = later
-        except BaseException as error:
-            failures.append(error)
-
-    if len(calls) == 1:
-        repeat(calls[0], taken[0])
-    else:
-        threads = [threading.Thread(target=repeat, args=pair) for pair in zip(calls, taken)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    if failures:
-        raise failures[0]
-    return [latency for mine in taken for latency in mine]
+        request()
+        later = time.perf_counter()
+        taken.append(later - now)
+        now = later
+    return taken

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 
+#: So many combinations of shapes that fit a session are remembered.
+_REMEMBERED = 256
+
 
 class UnavailableError(DynError):
     """A runtime cannot run here, or has no kernel for a model: nothing is wrong with the model."""
@@ -96,6 +99,7 @@ class BaseSession(ABC):
         self.inputs, self.outputs = list(inputs), list(outputs)
         self.dims: Mapping[str, Dim] = dict(dims or {})
         self._closed = False
+        self._fitted: set[Any] = set()
 
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Session.run`."""
@@ -119,8 +123,18 @@ class BaseSession(ABC):
         self.close()
 
     def _check(self, arrays: Mapping[str, Any]) -> None:
-        """Raise DynError when arrays do not fit."""
+        """Raise DynError when arrays do not fit; names, dtypes and shapes that did are not looked at again."""
+        try:
+            these = tuple([(name, array.dtype, array.shape) for name, array in arrays.items()])
+            if these in self._fitted:
+                return
+        except (AttributeError, TypeError):  # no mapping, or no arrays; or a shape that is no tuple
+            these = None
         check_arrays(arrays, self.inputs, self.dims)
+        if these is not None:
+            if len(self._fitted) >= _REMEMBERED:
+                self._fitted.clear()
+            self._fitted.add(these)
 
     @abstractmethod
     def _run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:

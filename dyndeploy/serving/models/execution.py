@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,35 +30,35 @@ class Executed:
     runs: list[tuple[int, int, int, int, int]]
 
 
-def execute(session: Session, inputs: Sequence[Arrays], rows: Sequence[int]) -> Executed:
+def execute(instance: Instance, inputs: Sequence[Arrays], rows: Sequence[int]) -> Executed:
     """Run requests together.
 
     Where that fails, each is run alone, so that no request fails for another's sake.
 
     Args:
-        session: to run on.
+        instance: to run on; nothing else runs on it meanwhile.
         inputs: of each request; all of the same shape but for the first axis.
         rows: extent of the first axis of each.
     """
     try:
-        results, run = _run(session, inputs, rows)
+        results, run = _run(instance, inputs, rows)
         return Executed(list(results), [run])
     except Exception as error:  # a defect of one model must not end the server
         if len(inputs) == 1:
             return Executed([error], [])
-    alone = [execute(session, [one], [count]) for one, count in zip(inputs, rows)]
+    alone = [execute(instance, [one], [count]) for one, count in zip(inputs, rows)]
     return Executed([r for each in alone for r in each.results], [run for each in alone for run in each.runs])
 
 
 def _run(
-    session: Session, inputs: Sequence[Arrays], rows: Sequence[int]
+    instance: Instance, inputs: Sequence[Arrays], rows: Sequence[int]
 ) -> tuple[list[Arrays], tuple[int, int, int, int, int]]:
     start = time.perf_counter_ns()
     together = inputs[0]
     if len(inputs) > 1:
-        together = {name: np.concatenate([each[name] for each in inputs]) for name in inputs[0]}
+        together = {name: instance.staging.join(name, [each[name] for each in inputs]) for name in inputs[0]}
     assembled = time.perf_counter_ns()
-    outputs = session.run(together)
+    outputs = instance.session.run(together)
     computed = time.perf_counter_ns()
     total = sum(rows)
     if len(inputs) == 1:
@@ -65,6 +66,8 @@ def _run(
     for name, output in outputs.items():
         if output.shape[:1] != (total,):
             raise DynError(f"Output {name} has shape {list(output.shape)} for {total} samples.")
+        if any(np.may_share_memory(output, given) for given in together.values()):  # the next batch will be there
+            outputs[name] = output.copy()
     results: list[Arrays] = []
     at = 0
     for count in rows:
@@ -74,16 +77,47 @@ def _run(
     return results, (len(inputs), total, assembled - start, computed - assembled, ended - computed)
 
 
+class Staging:
+    """Memory in which inputs are put together: one block per input, as large as the largest batch so far.
+
+    Allocated for each batch, some megabytes may be given back to the system and faulted in again, page by page.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, np.ndarray[Any, Any]] = {}
+
+    def join(self, name: str, arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """Arrays one after the other along the first axis, in the block of an input; valid until the next call for it.
+
+        Args:
+            name: of the input.
+            arrays: of one dtype, and of one shape but for the first axis.
+        """
+        size = sum([array.nbytes for array in arrays])
+        block = self._blocks.get(name)
+        if block is None or block.nbytes < size:
+            block = self._blocks[name] = np.empty(size, np.uint8)
+        shape = (sum([len(array) for array in arrays]), *arrays[0].shape[1:])
+        joined: np.ndarray[Any, Any] = block[:size].view(arrays[0].dtype).reshape(shape)
+        np.concatenate(arrays, out=joined)
+        return joined
+
+
 class Instance:
     """A session with a thread of its own.
 
     Args:
         session: is closed with the instance.
         name: of the thread.
+
+    Attributes:
+        session: as above.
+        staging: for the inputs of a batch.
     """
 
     def __init__(self, session: Session, name: str) -> None:
         self.session = session
+        self.staging = Staging()
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()

@@ -14,7 +14,8 @@ from dyndeploy.runtimes import Session, open_session
 from dyndeploy.serving.models.batching import Batching
 from dyndeploy.serving.models.execution import Instance
 from dyndeploy.serving.models.limits import Limits
-from dyndeploy.serving.models.scheduler import Outcome, Scheduler, Ticket
+from dyndeploy.serving.models.queue import Outcome, Ticket
+from dyndeploy.serving.models.scheduler import Scheduler
 from dyndeploy.serving.models.selftest import rows_are_independent, self_test, warm_up
 from dyndeploy.serving.models.statistics import Statistics
 from dyndeploy.serving.protocol.datatypes import datatype_of

@@ -28,7 +28,7 @@ from dyndeploy.serving.errors import (
 )
 from dyndeploy.serving.journal import outcome_of
 from dyndeploy.serving.models.model import Model
-from dyndeploy.serving.models.scheduler import Outcome, Ticket
+from dyndeploy.serving.models.queue import Outcome, Ticket
 from dyndeploy.serving.models.statistics import Statistics
 from dyndeploy.serving.rest.body import TOO_SLOW, Body, Head
 from dyndeploy.serving.rest.codec import Codec, Decoded
