@@ -195,6 +195,37 @@ def test_a_stream_answers_in_order_and_goes_on_after_an_error(stub, samples, alo
         np.testing.assert_array_equal(y, alone(inputs[index]).ravel())
 
 
+def test_requests_of_one_size_that_begin_alike_are_told_apart(stub):
+    """What is remembered of a request is not used for one that asks for something else, or has other sizes inside."""
+    for turn in range(3):
+        for wanted in ("out_int16", "out_int32", "out_int64"):
+            request, _ = echo_request()
+            request.raw_input_contents[4] = bytes([turn]) * len(request.raw_input_contents[4])
+            request.outputs.add(name=wanted)
+            answer = stub.ModelInfer(request)
+            assert [output.name for output in answer.outputs] == [wanted]
+            index = [tensor.name for tensor in request.inputs].index(f"in_{wanted[4:]}")
+            assert list(answer.raw_output_contents) == [request.raw_input_contents[index]]
+        first, second = request.raw_input_contents[1], request.raw_input_contents[2]
+        request.raw_input_contents[1], request.raw_input_contents[2] = first + second[:1], second[1:]
+        refused(lambda r=request: stub.ModelInfer(r), grpc.StatusCode.INVALID_ARGUMENT, "in_int8 has 7 bytes")
+
+
+def test_raw_contents_wherever_they_lie(shared):
+    """A message may have its fields in any order, and fields that are not known yet."""
+    request, arrays = echo_request()
+    raw = service_pb2.ModelInferRequest(raw_input_contents=request.raw_input_contents).SerializeToString()
+    del request.raw_input_contents[:]
+    rest, unknown = request.SerializeToString(), b"\xa0\x06\x01"  # field 100 is 1
+    with grpc.insecure_channel(shared.grpc_url) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for data in (rest + raw, raw + rest, rest + raw + unknown, unknown + rest + raw, raw + unknown + rest):
+            for _ in range(2):
+                answer = service_pb2.ModelInferResponse.FromString(call(data))
+                for output, found in zip(answer.outputs, answer.raw_output_contents, strict=True):
+                    assert found == arrays[output.name.removeprefix("out_")].tobytes()
+
+
 def test_metadata_config_statistics_and_index(stub):
     assert stub.ServerLive(service_pb2.ServerLiveRequest()).live
     assert stub.ServerReady(service_pb2.ServerReadyRequest()).ready

@@ -80,7 +80,9 @@ def _run(
 class Staging:
     """Memory in which inputs are put together: one block per input, as large as the largest batch so far.
 
-    Allocated for each batch, some megabytes may be given back to the system and faulted in again, page by page.
+    Allocated for each batch, some megabytes may be given back to the system and faulted in again, page by page. And
+    NumPy lets go of Python's lock for every array that it copies, and has to wait for it behind the event loop: joining
+    8 samples of 600 kB took 0.4 ms alone, and 3.9 ms beside 16 callers.
     """
 
     def __init__(self) -> None:
@@ -97,9 +99,13 @@ class Staging:
         block = self._blocks.get(name)
         if block is None or block.nbytes < size:
             block = self._blocks[name] = np.empty(size, np.uint8)
+        memory, at = block.data, 0
+        for array in arrays:
+            end = at + array.nbytes
+            memory[at:end] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            at = end
         shape = (sum([len(array) for array in arrays]), *arrays[0].shape[1:])
         joined: np.ndarray[Any, Any] = block[:size].view(arrays[0].dtype).reshape(shape)
-        np.concatenate(arrays, out=joined)
         return joined
 
 

@@ -89,6 +89,29 @@ def wanted_outputs(names: Sequence[object], specs: Sequence[TensorSpec]) -> list
     return wanted
 
 
+def raw_array(data: bytes | bytearray, at: int, tensor: Declared) -> np.ndarray[Any, Any]:
+    """The array that a tensor's bytes are; a view of them, where they lie as its dtype wants.
+
+    Args:
+        data: has all of them.
+        at: where they begin.
+        tensor: what was announced.
+
+    Raises:
+        RequestError: it is BOOL, and a byte is neither 0 nor 1.
+    """
+    array: np.ndarray[Any, Any]
+    if tensor.dtype == np.bool_:
+        array = np.frombuffer(data, np.uint8, tensor.count, at)
+        if tensor.count and array.max() > 1:
+            raise RequestError(f"{tensor.name} is BOOL, and has bytes other than 0 and 1.")
+        return array.view(np.bool_).reshape(tensor.shape)
+    array = np.frombuffer(data, tensor.dtype, tensor.count, at)
+    if not array.flags.aligned:  # a kernel may count on it
+        array = array.copy()
+    return array.reshape(tensor.shape)
+
+
 _REFUSED = {
     "shared_memory_region": "Shared memory is not supported.",
     "classification": "The classification extension is not supported.",

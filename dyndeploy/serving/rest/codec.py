@@ -17,6 +17,7 @@ from dyndeploy.serving.protocol.tensors import (
     Declared,
     check_declared,
     declare,
+    raw_array,
     refuse_extensions,
     seconds_of,
     wanted_outputs,
@@ -223,16 +224,7 @@ def _from_raw(body: bytes | bytearray, at: int, size: object, tensor: Declared) 
         )
     if at + tensor.nbytes > len(body):
         raise RequestError(f"The body ends within the data of {tensor.name}.")
-    array: _Array
-    if tensor.dtype == np.bool_:
-        array = np.frombuffer(body, np.uint8, tensor.count, at)
-        if tensor.count and array.max() > 1:
-            raise RequestError(f"{tensor.name} is BOOL, and has bytes other than 0 and 1.")
-        return array.view(np.bool_).reshape(tensor.shape)
-    array = np.frombuffer(body, tensor.dtype, tensor.count, at)
-    if not array.flags.aligned:  # a kernel may count on it
-        array = array.copy()
-    return array.reshape(tensor.shape)
+    return raw_array(body, at, tensor)
 
 
 def _from_json(data: object, tensor: Declared) -> _Array:

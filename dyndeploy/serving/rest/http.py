@@ -57,6 +57,8 @@ class Protocol(HttpToolsProtocol):
         for cycle in (self.cycle, *(waiting for waiting, _ in self.pipeline)):
             if isinstance(cycle, Inference):
                 cycle.gone()
+        if isinstance(self.cycle, Inference):
+            self.cycle = None  # type: ignore[assignment]  # uvicorn would tell it what it knows
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

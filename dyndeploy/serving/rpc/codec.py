@@ -1,4 +1,8 @@
-"""Inference requests and responses as gRPC messages: raw tensors, or typed contents."""
+"""Inference requests and responses as gRPC messages: raw tensors, or typed contents.
+
+protobuf copies raw tensors when it reads a message, when it hands them out, and when it writes one. So the raw tensors
+at the end of a request are left out of what it reads, and those of a response are written behind what it writes.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from dyndeploy.bundle import Arrays
+from dyndeploy.bundle import Arrays, Manifest
 from dyndeploy.serving.errors import RequestError
 from dyndeploy.serving.protocol.datatypes import datatype_of
 from dyndeploy.serving.protocol.metadata import MODEL_VERSION
@@ -16,11 +21,12 @@ from dyndeploy.serving.protocol.tensors import (
     Declared,
     check_declared,
     declare,
+    raw_array,
     refuse_extensions,
     seconds_of,
     wanted_outputs,
 )
-from dyndeploy.serving.rpc.messages import ModelInferResponse
+from dyndeploy.serving.rpc.messages import ModelInferRequest, ModelInferResponse
 from dyndeploy.tensors import Dim, TensorSpec
 
 _Array = np.ndarray[Any, Any]
@@ -40,60 +46,232 @@ _CONTENTS = {
 }
 
 
+# Tags of protobuf's wire format: number of the field, and that its length follows.
+_RAW_INPUT, _RAW_OUTPUT, _INFER_RESPONSE = bytes([7 << 3 | 2]), bytes([6 << 3 | 2]), bytes([2 << 3 | 2])
+#: So many requests that differ in more than the numbers are remembered, by their size and this many first bytes.
+_FRAMES, _KEY = 64, 64
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What requests that differ only in the numbers of their raw tensors have in common.
+
+    Attributes:
+        message: a ModelInferRequest without raw tensors.
+        head: its bytes.
+        raw: where in a request's bytes each raw tensor begins, and its size.
+        marks: where what is between them lies, and the bytes there.
+    """
+
+    message: Any
+    head: bytes
+    raw: list[tuple[int, int]]
+    marks: list[tuple[int, bytes]]
+
+    def fits(self, data: bytes) -> bool:
+        """Whether a request of the same size has all this too."""
+        return data.startswith(self.head) and all(data.startswith(mark, at) for at, mark in self.marks)
+
+
+class Frames:
+    """Reads requests, and remembers what they have in common."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, bytes], Frame] = {}
+
+    def read(self, data: bytes) -> tuple[Frame, bytes]:
+        """The frame of a request.
+
+        Args:
+            data: a serialised ModelInferRequest.
+
+        Returns:
+            (frame, data): the bytes to which the frame applies; those given, but for a client that writes the fields
+            in another order than all known ones do, or knows more of them.
+
+        Raises:
+            RequestError: it is none.
+        """
+        key = len(data), data[:_KEY]
+        frame = self._known.get(key)
+        if frame is not None and frame.fits(data):
+            return frame, data
+        try:
+            message = ModelInferRequest.FromString(data)
+        except DecodeError as error:
+            raise RequestError("The message cannot be read.", why=f"{error}.") from None
+        frame = _frame(message, data)
+        if frame is None:
+            message.DiscardUnknownFields()
+            data = message.SerializeToString()
+            frame = _frame(message, data)
+            assert frame is not None, "the last field by number is written last"
+        elif frame.raw:
+            if len(self._known) >= _FRAMES:
+                self._known.clear()
+            self._known[key] = frame
+        return frame, data
+
+
+def _frame(message: Any, data: bytes) -> Frame | None:
+    """The frame of a message and its bytes, or None where its raw tensors do not lie at their end."""
+    raw, marks, end = [], [], len(data)
+    for tensor in reversed(message.raw_input_contents):
+        mark = _RAW_INPUT + _varint(len(tensor))
+        raw.append((end - len(tensor), len(tensor)))
+        end -= len(tensor) + len(mark)
+        marks.append((end, mark))
+    if not raw:
+        return Frame(message, data, [], [])
+    if end < 0:
+        return None
+    try:
+        rest = ModelInferRequest.FromString(data[:end])
+    except DecodeError:
+        return None
+    frame = Frame(rest, data[:end], raw[::-1], marks[::-1])
+    return frame if frame.fits(data) and not rest.raw_input_contents else None
+
+
+@dataclass
+class Layout:
+    """What a frame asks of one model.
+
+    Attributes:
+        tensors: the inputs, as announced.
+        sizes: of the model's dims.
+        outputs: names of the outputs wanted.
+        timeout_s: its time limit, in seconds.
+        final_flag: whether a stream's answer says that it is the last one for the request.
+        reply: shapes of the outputs, and the bytes before the raw tensors of the last response that had them.
+    """
+
+    tensors: list[Declared]
+    sizes: dict[str, int]
+    outputs: list[str]
+    timeout_s: float | None
+    final_flag: bool
+    reply: tuple[list[tuple[int, ...]], bytes] | None = None
+
+
 @dataclass(frozen=True)
 class Decoded:
     """A request for inference.
 
     Attributes:
-        inputs: arrays that fit the model; views of the message where they can be.
-        sizes: of its dims.
-        outputs: names of the outputs wanted.
-        timeout_s: its time limit, in seconds.
-        final_flag: whether a stream's answer says that it is the last one for the request.
+        frame: its message.
+        layout: what it asks for.
+        inputs: arrays that fit the model; views of the request's bytes where they can be.
     """
 
+    frame: Frame
+    layout: Layout
     inputs: Arrays
-    sizes: dict[str, int]
-    outputs: list[str]
-    timeout_s: float | None
-    final_flag: bool
 
 
-def decode(
-    request: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], dims: Mapping[str, Dim]
-) -> Decoded:
-    """Read a ModelInferRequest.
+class Codec:
+    """Reads the requests for one model, and writes its responses.
 
     Args:
-        request: the message.
-        inputs, outputs, dims: of the model.
-
-    Raises:
-        DynError: it is not a request that fits the model.
+        name: of the model.
+        manifest: of its bundle.
+        datatypes: of the outputs, as the protocol calls them.
     """
+
+    def __init__(self, name: str, manifest: Manifest, datatypes: Mapping[str, str]) -> None:
+        self._name, self._manifest, self._datatypes = name, manifest, datatypes
+        self._layouts: dict[int, tuple[Frame, Layout]] = {}
+
+    def decode(self, frame: Frame, data: bytes) -> Decoded:
+        """Read a request.
+
+        Args:
+            frame: of `Frames.read`.
+            data: its bytes.
+
+        Raises:
+            DynError: it is not a request that fits the model.
+        """
+        known = self._layouts.get(id(frame))
+        if known is not None:  # the frame is kept with it, so that no other one has its id
+            layout = known[1]
+        else:
+            layout = _layout(frame, self._manifest.inputs, self._manifest.outputs, self._manifest.dims)
+            if frame.raw:
+                if len(self._layouts) >= _FRAMES:
+                    self._layouts.clear()
+                self._layouts[id(frame)] = frame, layout
+        arrays: Arrays = {}
+        if frame.raw:
+            for tensor, (at, size) in zip(layout.tensors, frame.raw):
+                arrays[tensor.name] = _from_raw(data, at, size, tensor)
+        else:
+            for given, tensor in zip(frame.message.inputs, layout.tensors):
+                arrays[tensor.name] = _from_contents(given, tensor)
+        return Decoded(frame, layout, arrays)
+
+    def encode(self, request: Decoded, outputs: Mapping[str, _Array]) -> bytes:
+        """A serialised ModelInferResponse, its tensors raw.
+
+        Args:
+            request: what was asked for.
+            outputs: what the model gave.
+        """
+        layout = request.layout
+        wanted = [np.ascontiguousarray(outputs[name]) for name in layout.outputs]
+        shapes = [array.shape for array in wanted]
+        if layout.reply is None or layout.reply[0] != shapes:
+            response = ModelInferResponse(
+                model_name=self._name, model_version=MODEL_VERSION, id=request.frame.message.id
+            )
+            for name, shape in zip(layout.outputs, shapes):
+                response.outputs.add(name=name, datatype=self._datatypes[name], shape=shape)
+            if layout.final_flag:
+                response.parameters["triton_final_response"].bool_param = True
+            layout.reply = shapes, response.SerializeToString()
+        parts: list[Any] = [layout.reply[1]]
+        for array in wanted:
+            parts += (_RAW_OUTPUT, _varint(array.nbytes))
+            if array.nbytes:
+                parts.append(array.reshape(-1).view(np.uint8).data)
+        return b"".join(parts)
+
+
+def in_stream(response: bytes) -> bytes:
+    """A serialised ModelStreamInferResponse around a serialised ModelInferResponse."""
+    return b"".join((_INFER_RESPONSE, _varint(len(response)), response))
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _layout(
+    frame: Frame, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], dims: Mapping[str, Dim]
+) -> Layout:
+    request = frame.message
     parameters = _parameters(request.parameters)
     declared = []
     for tensor in request.inputs:
         _parameters(tensor.parameters)
         declared.append(declare(tensor.name, tensor.datatype, list(tensor.shape)))
     sizes = check_declared(declared, inputs, dims)
-    arrays: Arrays = {}
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(declared):
-        raise RequestError(f"There are {len(declared)} inputs and {len(raw)} raw_input_contents.")
-    for index, (tensor, one) in enumerate(zip(request.inputs, declared)):
-        if not raw:
-            arrays[one.name] = _from_contents(tensor, one)
-            continue
-        if tensor.HasField("contents"):
-            raise RequestError(f"{one.name} has contents, and the request has raw_input_contents.")
-        arrays[one.name] = _from_raw(raw[index], one)
+    if frame.raw and len(frame.raw) != len(declared):
+        raise RequestError(f"There are {len(declared)} inputs and {len(frame.raw)} raw_input_contents.")
+    for tensor in request.inputs:
+        if frame.raw and tensor.HasField("contents"):
+            raise RequestError(f"{tensor.name} has contents, and the request has raw_input_contents.")
     names = []
     for output in request.outputs:
         _parameters(output.parameters)
         names.append(output.name)
-    return Decoded(
-        arrays,
+    return Layout(
+        declared,
         sizes,
         wanted_outputs(names, outputs),
         seconds_of(parameters.get("timeout")),
@@ -113,16 +291,10 @@ def _parameters(parameters: Any) -> dict[str, Any]:
     return values
 
 
-def _from_raw(data: bytes, tensor: Declared) -> _Array:
-    if len(data) != tensor.nbytes:
-        raise RequestError(f"{tensor.name} has {len(data)} bytes; its shape and datatype make {tensor.nbytes}.")
-    if tensor.dtype == np.bool_:
-        array = np.frombuffer(data, np.uint8)
-        if tensor.count and array.max() > 1:
-            raise RequestError(f"{tensor.name} is BOOL, and has bytes other than 0 and 1.")
-        return array.view(np.bool_).reshape(tensor.shape)
-    array = np.frombuffer(data, tensor.dtype)
-    return (array if array.flags.aligned else array.copy()).reshape(tensor.shape)
+def _from_raw(data: bytes, at: int, size: int, tensor: Declared) -> _Array:
+    if size != tensor.nbytes:
+        raise RequestError(f"{tensor.name} has {size} bytes; its shape and datatype make {tensor.nbytes}.")
+    return raw_array(data, at, tensor)
 
 
 def _from_contents(message: Any, tensor: Declared) -> _Array:
@@ -140,25 +312,3 @@ def _from_contents(message: Any, tensor: Declared) -> _Array:
             raise RequestError(f"{tensor.name} has numbers beyond {datatype}.")
         return wide.astype(tensor.dtype).reshape(tensor.shape)
     return np.array(values, tensor.dtype).reshape(tensor.shape)
-
-
-def encode(
-    name: str, identity: str, request: Decoded, outputs: Mapping[str, _Array], datatypes: Mapping[str, str]
-) -> Any:
-    """A ModelInferResponse, its tensors raw.
-
-    Args:
-        name: of the model.
-        identity: the request's id.
-        request: what was asked for.
-        outputs: what the model gave.
-        datatypes: of the outputs, as the protocol calls them.
-    """
-    response = ModelInferResponse(model_name=name, model_version=MODEL_VERSION, id=identity)
-    for output in request.outputs:
-        array = outputs[output]
-        response.outputs.add(name=output, datatype=datatypes[output], shape=array.shape)
-        response.raw_output_contents.append(array.tobytes())
-    if request.final_flag:
-        response.parameters["triton_final_response"].bool_param = True
-    return response

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import grpc
 from google.protobuf import json_format  # type: ignore[import-untyped]
@@ -27,8 +28,8 @@ from dyndeploy.serving.metrics import model_statistics
 from dyndeploy.serving.models.model import Model
 from dyndeploy.serving.models.registry import refuse_parameters
 from dyndeploy.serving.protocol.metadata import MODEL_VERSION, model_config, model_metadata, server_metadata
-from dyndeploy.serving.rpc.codec import decode, encode
-from dyndeploy.serving.rpc.messages import SERVICE, ModelInferRequest, ModelStreamInferResponse, message
+from dyndeploy.serving.rpc.codec import Codec, Frame, Frames, in_stream
+from dyndeploy.serving.rpc.messages import SERVICE, ModelStreamInferResponse, message
 
 #: Requests of one stream that may be in the server at once; the stream is not read any further meanwhile.
 STREAM_WINDOW = 64
@@ -46,6 +47,8 @@ class Service:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._frames = Frames()
+        self._codecs: WeakKeyDictionary[Model, Codec] = WeakKeyDictionary()
 
     def handler(self) -> Any:
         """What a gRPC server is given."""
@@ -69,12 +72,9 @@ class Service:
             )
             for name, method in plain.items()
         }
-        methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
-            self._infer, _reader(ModelInferRequest), lambda answer: answer.SerializeToString()
-        )
-        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._stream, _reader(ModelInferRequest), lambda answer: answer.SerializeToString()
-        )
+        # These take and give bytes: see `rpc.codec`.
+        methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
+        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def _guarded(self, name: str, method: _Method) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -112,26 +112,29 @@ class Service:
 
     # Inference.
 
-    async def _infer(self, request: Any, call: Any) -> Any:
+    async def _infer(self, data: bytes, call: Any) -> bytes:
         begun_ns = time.perf_counter_ns()
-        error = None
+        error, identity = None, ""
         try:
             self._check_token(call)
-            return await self._answer(_readable(request), call.time_remaining(), begun_ns)
+            frame, data = self._frames.read(data)
+            identity = frame.message.id
+            return await self._answer(frame, data, call.time_remaining(), begun_ns)
         except Exception as raised:
             error = _refusal(raised)
             await call.abort(_code(error), one_line(error))
+            raise  # which abort has done
         finally:
-            self._note("ModelInfer", request.id, call, begun_ns, error)
+            self._note("ModelInfer", identity, call, begun_ns, error)
 
-    async def _answer(self, request: Any, remaining_s: float | None, begun_ns: int) -> Any:
-        registry = self._context.registry
-        entry = registry.entry(request.model_name, request.model_version)
+    async def _answer(self, frame: Frame, data: bytes, remaining_s: float | None, begun_ns: int) -> bytes:
+        registry, message = self._context.registry, frame.message
+        entry = registry.entry(message.model_name, message.model_version)
         try:
-            model = registry.model(request.model_name, request.model_version)
+            model = registry.model(message.model_name, message.model_version)
             model.lease()
             try:
-                response = await self._run(model, request, remaining_s)
+                response = await self._run(model, frame, data, remaining_s)
             finally:
                 model.release()
         except DynError as error:
@@ -143,28 +146,33 @@ class Service:
         entry.statistics.succeeded(time.perf_counter_ns() - begun_ns)
         return response
 
-    async def _run(self, model: Model, request: Any, remaining_s: float | None) -> Any:
-        context, manifest = self._context, model.bundle.manifest
-        size = sum(map(len, request.raw_input_contents)) or request.ByteSize()
-        context.budget.take(size)
+    async def _run(self, model: Model, frame: Frame, data: bytes, remaining_s: float | None) -> bytes:
+        context = self._context
+        context.budget.take(len(data))
         try:
-            decoded = decode(request, manifest.inputs, manifest.outputs, manifest.dims)
-            limits = [s for s in (remaining_s, decoded.timeout_s) if s is not None]
+            codec = self._codec(model)
+            decoded = codec.decode(frame, data)
+            limits = [s for s in (remaining_s, decoded.layout.timeout_s) if s is not None]
             deadline = context.deadline(min(limits) if limits else None)
-            outputs = await model.answer(decoded.inputs, decoded.sizes, deadline)
-            return encode(model.name, request.id, decoded, outputs, model.datatypes)
+            return codec.encode(decoded, await model.answer(decoded.inputs, decoded.layout.sizes, deadline))
         finally:
-            context.budget.give(size)
+            context.budget.give(len(data))
 
-    async def _stream(self, requests: AsyncIterator[Any], call: Any) -> AsyncIterator[Any]:
+    def _codec(self, model: Model) -> Codec:
+        codec = self._codecs.get(model)
+        if codec is None:
+            codec = self._codecs[model] = Codec(model.name, model.bundle.manifest, model.datatypes)
+        return codec
+
+    async def _stream(self, requests: AsyncIterator[bytes], call: Any) -> AsyncIterator[bytes]:
         """Answers come in the order of the requests; one that is refused does not end the stream."""
         try:
             self._check_token(call)
         except RequestError as error:
             await call.abort(_code(error), one_line(error))
-        answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(STREAM_WINDOW)
+        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_WINDOW)
         reader = asyncio.ensure_future(self._read_stream(requests, call, answers))
-        current: asyncio.Task[Any] | None = None
+        current: asyncio.Task[bytes] | None = None
         try:
             while (current := await answers.get()) is not None:
                 yield await current
@@ -180,7 +188,7 @@ class Service:
                 task.cancel()
 
     async def _read_stream(
-        self, requests: AsyncIterator[Any], call: Any, answers: asyncio.Queue[asyncio.Task[Any] | None]
+        self, requests: AsyncIterator[bytes], call: Any, answers: asyncio.Queue[asyncio.Task[bytes] | None]
     ) -> None:
         try:
             async for request in requests:
@@ -188,20 +196,22 @@ class Service:
         finally:
             await answers.put(None)
 
-    async def _one_of_stream(self, request: Any, call: Any) -> Any:
+    async def _one_of_stream(self, data: bytes, call: Any) -> bytes:
         begun_ns = time.perf_counter_ns()
-        error = None
+        error, identity, name = None, "", ""
         try:
-            response = await self._answer(_readable(request), call.time_remaining(), begun_ns)
-            return ModelStreamInferResponse(infer_response=response)
+            frame, data = self._frames.read(data)
+            identity, name = frame.message.id, frame.message.model_name
+            return in_stream(await self._answer(frame, data, call.time_remaining(), begun_ns))
         except Exception as raised:
             error = _refusal(raised)
             answer = ModelStreamInferResponse(error_message=one_line(error))
-            answer.infer_response.id = request.id  # or nobody knows which one failed
-            answer.infer_response.model_name = request.model_name
-            return answer
+            answer.infer_response.id = identity  # or nobody knows which one failed
+            answer.infer_response.model_name = name
+            serialised: bytes = answer.SerializeToString()
+            return serialised
         finally:
-            self._note("ModelStreamInfer", request.id, call, begun_ns, error)
+            self._note("ModelStreamInfer", identity, call, begun_ns, error)
 
     # Everything else.
 
@@ -266,8 +276,6 @@ class Service:
 
 class _Unreadable:
     """In the place of a request whose bytes are none."""
-
-    id = model_name = ""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
