@@ -29,6 +29,9 @@ def serve(
     max_delay: Annotated[
         int, typer.Option(metavar="MICROSECONDS", min=0, help="Wait for others before an idle session runs.")
     ] = 0,
+    spin: Annotated[
+        int, typer.Option(metavar="MICROSECONDS", min=0, help="Stay awake after a request: less latency, a busy CPU.")
+    ] = 0,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait per model.")] = 256,
     max_memory: Annotated[int, typer.Option(metavar="BYTES", help="Of all requests in the server.")] = 1 << 30,
     max_json: Annotated[int, typer.Option(metavar="BYTES", help="Of JSON in one request.")] = 16 << 20,
@@ -72,6 +75,7 @@ def serve(
         "instances": instances,
         "max_batch": max_batch,
         "max_queue_delay_us": max_delay,
+        "spin_us": spin,
         "max_queue": max_queue,
         "max_memory": max_memory,
         "max_json": max_json,

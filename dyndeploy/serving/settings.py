@@ -28,6 +28,8 @@ class Settings(BaseModel):
         max_batch: at most so many samples together, 1 for no batching; None for what the bundle allows.
         max_queue_delay_us: how long the oldest waiting request waits for others while an instance is idle, in
             microseconds.
+        spin_us: the event loop asks for work this long after each request instead of sleeping, in microseconds: less
+            latency for a CPU that is never idle meanwhile.
         max_queue: requests that may wait per model; further ones are refused.
         max_memory: bytes of requests that may be in the server at once.
         max_json: bytes of JSON in one request.
@@ -56,6 +58,7 @@ class Settings(BaseModel):
     instances: Annotated[int, Field(ge=1, le=256)] = 1
     max_batch: Annotated[int, Field(ge=1)] | None = None
     max_queue_delay_us: Annotated[int, Field(ge=0, le=60_000_000)] = 0
+    spin_us: Annotated[int, Field(ge=0, le=60_000_000)] = 0
     max_queue: Annotated[int, Field(ge=1)] = 256
     max_memory: Annotated[int, Field(ge=1 << 16)] = 1 << 30
     max_json: Annotated[int, Field(ge=1 << 10)] = 16 << 20

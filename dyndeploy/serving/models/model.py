@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from dyndeploy.bundle import Arrays, Bundle
@@ -18,19 +17,9 @@ from dyndeploy.serving.models.queue import Outcome, Ticket
 from dyndeploy.serving.models.scheduler import Scheduler
 from dyndeploy.serving.models.selftest import rows_are_independent, self_test, warm_up
 from dyndeploy.serving.models.statistics import Statistics
+from dyndeploy.serving.models.traffic import Traffic
 from dyndeploy.serving.protocol.datatypes import datatype_of
 from dyndeploy.serving.settings import Settings
-
-
-@dataclass
-class Traffic:
-    """What is on its way in a server.
-
-    Attributes:
-        requests: for inference, of all models.
-    """
-
-    requests: int = 0
 
 
 class Model:
@@ -185,12 +174,12 @@ class Model:
     def lease(self) -> None:
         """Keep it open until `release`, for one request."""
         self._leases += 1
-        self._traffic.requests += 1
+        self._traffic.begin()
 
     def release(self) -> None:
         """See `lease`."""
         self._leases -= 1
-        self._traffic.requests -= 1
+        self._traffic.end()
         if self._leases == 0 and self._unused is not None:
             self._unused.set()
 

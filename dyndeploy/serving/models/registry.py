@@ -14,8 +14,9 @@ from typing import Literal
 from dyndeploy.bundle import MANIFEST, Bundle, Manifest
 from dyndeploy.errors import DynError
 from dyndeploy.serving.errors import RequestError, UnavailableModelError, UnknownModelError, one_line
-from dyndeploy.serving.models.model import Model, Traffic
+from dyndeploy.serving.models.model import Model
 from dyndeploy.serving.models.statistics import Statistics
+from dyndeploy.serving.models.traffic import Traffic
 from dyndeploy.serving.protocol.metadata import MODEL_VERSION
 from dyndeploy.serving.settings import Settings
 
@@ -57,7 +58,7 @@ class Registry:
         self._settings = settings
         self.entries = {name: Entry(name, path) for name, path in bundles.items()}
         self._retiring: set[asyncio.Task[None]] = set()
-        self._traffic = Traffic()
+        self._traffic = Traffic(settings.spin_us)
         self.draining = False
 
     @property
