@@ -1,5 +1,7 @@
 #include "common/problem.h"
 
+#include <algorithm>
+
 namespace dyndeploy {
 namespace {
 
@@ -9,6 +11,30 @@ constexpr int64_t kMostElements = int64_t{1} << 44;
 int64_t element_bytes(int32_t dtype) { return dtype == DYNDEPLOY_FLOAT32 ? 4 : 2; }
 
 long long ll(int64_t value) { return value; }
+
+dyndeploy_status check_tensor(const char* op, const char* name, const dyndeploy_tensor& tensor, int32_t dtype,
+                              const int64_t* extents, int32_t rank) {
+  if (tensor.dtype != DYNDEPLOY_FLOAT32 && tensor.dtype != DYNDEPLOY_FLOAT16 && tensor.dtype != DYNDEPLOY_BFLOAT16)
+    return unsupported("%s: %s has element type %d; float32 (%d), float16 (%d) and bfloat16 (%d) are there", op, name,
+                       tensor.dtype, DYNDEPLOY_FLOAT32, DYNDEPLOY_FLOAT16, DYNDEPLOY_BFLOAT16);
+  if (tensor.dtype != dtype) return bad_argument("%s: %s has another element type than X", op, name);
+  if (tensor.rank != rank) return bad_argument("%s: %s has %d dims, not %d", op, name, tensor.rank, rank);
+  int64_t count = 1;
+  for (int32_t axis = 0; axis < rank; ++axis) {
+    const int64_t extent = tensor.extents[axis], expected = extents[axis];
+    if (expected >= 0 && extent != expected)
+      return bad_argument("%s: dim %d of %s is %lld, not %lld", op, axis, name, ll(extent), ll(expected));
+    if (extent < 0 || extent > kMostExtent)
+      return bad_argument("%s: dim %d of %s is %lld, outside 0..2^31", op, axis, name, ll(extent));
+    if (count > kMostElements / (extent > 0 ? extent : 1))
+      return unsupported("%s: %s has more than 2^44 elements", op, name);
+    count *= extent > 0 ? extent : 1;
+    const int64_t stride = tensor.strides[axis];
+    if (extent > 1 && (stride < -kMostElements / extent || stride > kMostElements / extent))
+      return unsupported("%s: stride %d of %s reaches further than 2^44 elements", op, axis, name);
+  }
+  return DYNDEPLOY_OK;
+}
 
 }  // namespace
 
@@ -27,28 +53,7 @@ dyndeploy_status check_range(const char* op, const char* name, int64_t value, in
 
 dyndeploy_status check_tensor(const char* op, const char* name, const dyndeploy_tensor& tensor, int32_t dtype,
                               std::initializer_list<int64_t> extents) {
-  if (tensor.dtype != DYNDEPLOY_FLOAT32 && tensor.dtype != DYNDEPLOY_FLOAT16 && tensor.dtype != DYNDEPLOY_BFLOAT16)
-    return unsupported("%s: %s has element type %d; float32 (%d), float16 (%d) and bfloat16 (%d) are there", op, name,
-                       tensor.dtype, DYNDEPLOY_FLOAT32, DYNDEPLOY_FLOAT16, DYNDEPLOY_BFLOAT16);
-  if (tensor.dtype != dtype) return bad_argument("%s: %s has another element type than X", op, name);
-  if (tensor.rank != static_cast<int32_t>(extents.size()))
-    return bad_argument("%s: %s has %d dims, not %zu", op, name, tensor.rank, extents.size());
-  int64_t count = 1, axis = 0;
-  for (const int64_t expected : extents) {
-    const int64_t extent = tensor.extents[axis];
-    if (expected >= 0 && extent != expected)
-      return bad_argument("%s: dim %lld of %s is %lld, not %lld", op, ll(axis), name, ll(extent), ll(expected));
-    if (extent < 0 || extent > kMostExtent)
-      return bad_argument("%s: dim %lld of %s is %lld, outside 0..2^31", op, ll(axis), name, ll(extent));
-    if (count > kMostElements / (extent > 0 ? extent : 1))
-      return unsupported("%s: %s has more than 2^44 elements", op, name);
-    count *= extent > 0 ? extent : 1;
-    const int64_t stride = tensor.strides[axis];
-    if (extent > 1 && (stride < -kMostElements / extent || stride > kMostElements / extent))
-      return unsupported("%s: stride %lld of %s reaches further than 2^44 elements", op, ll(axis), name);
-    ++axis;
-  }
-  return DYNDEPLOY_OK;
+  return check_tensor(op, name, tensor, dtype, extents.begin(), static_cast<int32_t>(extents.size()));
 }
 
 dyndeploy_status check_map(const char* op, const char* name, const dyndeploy_tensor& map) {
@@ -63,6 +68,45 @@ dyndeploy_status check_data(const char* op, const char* name, const dyndeploy_te
   if (reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(element_bytes(tensor.dtype)))
     return bad_argument("%s: the data of %s is not aligned to its element", op, name);
   return DYNDEPLOY_OK;
+}
+
+dyndeploy_status answer(const char* op, uint64_t value, uint64_t* bytes) {
+  if (!bytes) return bad_argument("%s: bytes is NULL", op);
+  *bytes = value;
+  return DYNDEPLOY_OK;
+}
+
+dyndeploy_status answer(const char* op, const MapExtents& value, int64_t* extents) {
+  if (!extents) return bad_argument("%s: extents is NULL", op);
+  std::copy(value.begin(), value.end(), extents);
+  return DYNDEPLOY_OK;
+}
+
+dyndeploy_status check_output(const char* op, const char* name, const dyndeploy_tensor* output, int32_t dtype,
+                              const MapExtents& extents) {
+  if (!output) return bad_argument("%s: %s is NULL", op, name);
+  DYNDEPLOY_TRY(check_tensor(op, name, *output, dtype, extents.data(), 4));
+  return check_map(op, name, *output);
+}
+
+dyndeploy_status check_gradients(const char* op, const char* const (&names)[4], const dyndeploy_tensor* inputs,
+                                 const dyndeploy_tensor* gradients) {
+  if (!gradients) return bad_argument("%s: gradients is NULL", op);
+  for (int i = 0; i < 4; ++i)
+    if (gradients[i].data)
+      DYNDEPLOY_TRY(check_tensor(op, names[i], gradients[i], inputs[0].dtype, inputs[i].extents, inputs[i].rank));
+  return gradients[0].data ? check_map(op, names[0], gradients[0]) : DYNDEPLOY_OK;
+}
+
+dyndeploy_status check_gradients_data(const char* op, const char* const (&names)[4],
+                                      const dyndeploy_tensor* gradients) {
+  for (int i = 0; i < 4; ++i)
+    if (gradients[i].data) DYNDEPLOY_TRY(check_data(op, names[i], gradients[i]));
+  return DYNDEPLOY_OK;
+}
+
+dyndeploy_status check_unpacked(const char* op, const void* packed) {
+  return packed ? bad_argument("%s: nothing of it can be packed, but packed is not NULL", op) : DYNDEPLOY_OK;
 }
 
 dyndeploy_status resolve_window(const char* op, const dyndeploy_tensor& X, int64_t kh, int64_t kw, const int64_t* strides,
@@ -97,12 +141,11 @@ dyndeploy_status resolve_window(const char* op, const dyndeploy_tensor& X, int64
   return DYNDEPLOY_OK;
 }
 
-dyndeploy_status check_workspace(const char* op, const dyndeploy_resources& resources, uint64_t needed) {
-  if (resources.workspace_bytes < needed)
+dyndeploy_status check_workspace(const char* op, const void* workspace, uint64_t bytes, uint64_t needed) {
+  if (bytes < needed)
     return bad_argument("%s: the workspace has %llu bytes, the query says %llu", op,
-                        static_cast<unsigned long long>(resources.workspace_bytes),
-                        static_cast<unsigned long long>(needed));
-  if (needed && !resources.workspace) return bad_argument("%s: the workspace is NULL", op);
+                        static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(needed));
+  if (needed && !workspace) return bad_argument("%s: the workspace is NULL", op);
   return DYNDEPLOY_OK;
 }
 

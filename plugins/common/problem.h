@@ -1,6 +1,7 @@
 // Checks that all operators share, and the arithmetic of a convolution's window: the C++ side of an OpSpec.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <initializer_list>
 
@@ -36,15 +37,46 @@ dyndeploy_status check_tensor(const char* op, const char* name, const dyndeploy_
 // A map X or Y, or a gradient of one: its stride along C or along W is 1, so that there is something to vectorise.
 dyndeploy_status check_map(const char* op, const char* name, const dyndeploy_tensor& map);
 
+// The answer of a function that counts bytes.
+dyndeploy_status answer(const char* op, uint64_t value, uint64_t* bytes);
+
 // Data that is there, aligned to its element, unless the tensor is empty.
 dyndeploy_status check_data(const char* op, const char* name, const dyndeploy_tensor& tensor);
+
+// Of Y, or its gradient: (N, C, H, W).
+using MapExtents = std::array<int64_t, 4>;
+
+// The answer of dyndeploy_<op>_output.
+dyndeploy_status answer(const char* op, const MapExtents& value, int64_t* extents);
+
+// Y, or its gradient: a map that is there, of these extents.
+dyndeploy_status check_output(const char* op, const char* name, const dyndeploy_tensor* output, int32_t dtype,
+                              const MapExtents& extents);
+
+inline constexpr const char* kGradientOfY = "the gradient of Y";
+
+// Those gradients of the inputs that are wanted, whose data is not NULL: as large as the inputs, that of X (the first)
+// a map. The inputs are checked already.
+dyndeploy_status check_gradients(const char* op, const char* const (&names)[4], const dyndeploy_tensor* inputs,
+                                 const dyndeploy_tensor* gradients);
+
+// Their data.
+dyndeploy_status check_gradients_data(const char* op, const char* const (&names)[4], const dyndeploy_tensor* gradients);
+
+// Of an operator that has nothing to pack.
+dyndeploy_status check_unpacked(const char* op, const void* packed);
 
 // Ho and Wo by the arithmetic of a convolution. strides[2], pads[4] = top, left, bottom, right; dilations[2].
 dyndeploy_status resolve_window(const char* op, const dyndeploy_tensor& X, int64_t kh, int64_t kw, const int64_t* strides,
                                 const int64_t* pads, const int64_t* dilations, Window* window);
 
 // The workspace is large enough.
-dyndeploy_status check_workspace(const char* op, const dyndeploy_resources& resources, uint64_t needed);
+dyndeploy_status check_workspace(const char* op, const void* workspace, uint64_t bytes, uint64_t needed);
+// That of a call, on a machine of any kind.
+template <class Resources>
+dyndeploy_status check_workspace(const char* op, const Resources& resources, uint64_t needed) {
+  return check_workspace(op, resources.workspace, resources.workspace_bytes, needed);
+}
 
 // Channels last: the stride along C is 1 (or there is one channel).
 inline bool channels_last(const dyndeploy_tensor& map) { return map.strides[1] == 1 || map.extents[1] <= 1; }

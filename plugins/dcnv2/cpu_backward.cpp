@@ -17,6 +17,7 @@
 // Cost: two products of the forward's size; X is sampled twice, and its gradient is read and written once per sample.
 #include <algorithm>
 
+#include "common/cpu/backward.h"
 #include "common/cpu/gemm.h"
 #include "dcnv2/cpu.h"
 #include "dcnv2/sampling.h"
@@ -34,11 +35,6 @@ using dcnv2::Problem;
 constexpr int64_t kUnit = 32;
 // Pixels of Y of a tile of columns.
 constexpr int64_t kTile = 56 / kRows * kRows;
-// Pixels of Y of a block of the gradient's transpose, and the distance of its rows: not a power of two, as lines that
-// far apart would evict each other.
-constexpr int64_t kBlock = 256;
-constexpr int64_t kGap = 16;
-constexpr int64_t kBlockRow = kBlock + kGap;
 // Outputs whose weights are packed, and whose gradients are written, by one task.
 constexpr int64_t kOutputs = 32;
 // Floats of the sums that one task of `weights` works on.
@@ -97,7 +93,7 @@ struct Buffers {
   int64_t taps;            // whose weights' gradients one task sums up
   float* weights;          // [part][tap][output of the group][channel], with a gap between taps
   float* weights_sums;     // the same
-  float* bias_sums;        // [O], then [sample][block][O]
+  BiasSums bias;           // a piece: a block of a sample
   float* rows;             // [sample][pixel of Y][O]
   float* pixels;           // [sample][block][O][kBlockRow]
   float* x;                // [sample][unit][pixel of X, and one of zeros][channel]
@@ -132,7 +128,7 @@ Buffers lay_out(const Problem& problem, const Wanted& wanted, const dyndeploy_re
   const int64_t weights = (b.columns * problem.group_outputs() + b.parts * kGap) * taps;
   if (wanted.columns()) b.weights = workspace.take<float>(weights);
   if (wanted.w) b.weights_sums = workspace.take<float>(weights);
-  if (wanted.b) b.bias_sums = workspace.take<float>((1 + b.pass * b.blocks) * problem.O);
+  if (wanted.b) b.bias = {workspace.take<float>(BiasSums::floats(problem.O, b.pass * b.blocks)), problem.O};
   b.rows = workspace.take<float>(b.pass * rows);
   if (wanted.w) b.pixels = workspace.take<float>(b.pass * transposed);
   b.x = workspace.take<float>(b.pass * x);
@@ -249,11 +245,11 @@ class Backward {
     const int64_t some_outputs = b_.parts * ((outputs_ + kOutputs - 1) / kOutputs);
     if (wanted_.columns()) in_parallel(some_outputs, [&](int, int64_t i) { pack_weights(i); });
     if (wanted_.w) in_parallel(taps_ * b_.parts, [&](int, int64_t index) { clear_weights(index); });
-    if (wanted_.b) std::fill(b_.bias_sums, b_.bias_sums + problem_.O, 0.0f);
+    if (wanted_.b) b_.bias.clear();
     for (int64_t first = 0; first < problem_.N; first += b_.pass) {
       const int64_t count = std::min(b_.pass, problem_.N - first);
       in_parallel(count * b_.blocks, [&](int, int64_t i) { prepare(first, i / b_.blocks, i % b_.blocks); });
-      if (wanted_.b) add_bias(count);
+      if (wanted_.b) b_.bias.add_pieces(count * b_.blocks);
       if (!wanted_.columns() && !wanted_.w) continue;
       const int64_t units = unit_count(problem_);
       in_parallel(count * units, [&](int, int64_t i) { read_unit(first, i / units, i % units); });
@@ -268,7 +264,7 @@ class Backward {
         in_parallel(count * b_.blocks, [&](int, int64_t i) { offsets(first, i / b_.blocks, i % b_.blocks); });
     }
     if (wanted_.w) in_parallel(some_outputs, [&](int, int64_t i) { write_weights(i); });
-    if (wanted_.b) write_bias();
+    if (wanted_.b) b_.bias.template write<T>(gradients_[kB], [](int64_t o) { return o; });
   }
 
  private:
@@ -331,21 +327,14 @@ class Backward {
     read_tile(gradient_, first + n, problem_.window.Wo, begin, end, 0, O, rows, O);
     if (wanted_.w) transpose(end - begin, O, rows, O, b_.pixels + (n * b_.blocks + block) * O * kBlockRow, kBlockRow);
     if (wanted_.b) {
-      float* sums = b_.bias_sums + (1 + n * b_.blocks + block) * O;
-      std::fill(sums, sums + O, 0.0f);
-      for (int64_t r = 0; r < end - begin; ++r)
-        for (int64_t o = 0; o < O; ++o) sums[o] += rows[r * O + o];
+      b_.bias.clear(n * b_.blocks + block);
+      b_.bias.add(n * b_.blocks + block, rows, end - begin);
     }
     if (!wanted_.columns() && !wanted_.w) return;
     const Place place = {.row_h = problem_.window.W, .row_w = 1, .outside = map_ - 1};
     for (int64_t g = 0; g < problem_.offset_group; ++g)
       for (int64_t tap = 0; tap < taps_; ++tap)
         locate(problem_, offset_mask_, first + n, g, tap, begin, end - begin, place, samples_of(n, g, tap) + begin);
-  }
-
-  void add_bias(int64_t count) {
-    for (int64_t block = 1; block <= count * b_.blocks; ++block)
-      for (int64_t o = 0; o < problem_.O; ++o) b_.bias_sums[o] += b_.bias_sums[block * problem_.O + o];
   }
 
   void read_unit(int64_t first, int64_t n, int64_t index) {
@@ -456,12 +445,6 @@ class Backward {
         }
       });
     });
-  }
-
-  void write_bias() {
-    const dyndeploy_tensor& to = gradients_[kB];
-    for (int64_t o = 0; o < problem_.O; ++o)
-      static_cast<T*>(to.data)[o * to.strides[0]] = from_float<T>(b_.bias_sums[o]);
   }
 
   const Problem& problem_;

@@ -1,6 +1,7 @@
 // The C ABI on GPUs: checks, memory, the choice of tiles, launches. The kernels are in pack.cuh and convolve.cuh.
 #include <cstdlib>
 
+#include "common/entry.h"
 #include "dcnv2/convolve.cuh"
 #include "dcnv2/cuda.h"
 #include "dcnv2/pack.cuh"
@@ -199,22 +200,6 @@ dyndeploy_status run(const Problem& problem, const Weights& weights, const dynde
   });
 }
 
-dyndeploy_status resolve_forward(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* inputs,
-                                 const dyndeploy_tensor* output, const dyndeploy_cuda_resources* resources,
-                                 Problem* problem, Weights* weights) {
-  DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
-  DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
-  DYNDEPLOY_TRY(check_output("Y", *problem, output));
-  DYNDEPLOY_TRY(resolve_order(*problem, problem->offset_group, weights));
-  return check_sizes(*problem, *weights);
-}
-
-uint64_t workspace_of(const Problem& problem, const Weights& weights, const dyndeploy_cuda_resources& resources) {
-  Workspace workspace;
-  lay_out(problem, weights, resources, workspace);
-  return workspace.bytes();
-}
-
 template <class T>
 void add_kernels(std::vector<dyndeploy_cuda_kernel>& all) {
   all.push_back(cuda::kernel_entry(kPack<T>.data(), pack_weights<T>, kPackThreads, 0));
@@ -237,6 +222,31 @@ std::vector<dyndeploy_cuda_kernel> all_kernels() {
 
 uint64_t packed_bytes_of(const Weights& weights) { return static_cast<uint64_t>(weights.vectors) * sizeof(Sixteen); }
 
+struct ForwardCall : ForwardArguments<dyndeploy_dcnv2, dyndeploy_cuda_resources> {
+  Problem problem{};
+  Weights weights{};
+
+  dyndeploy_status resolve() {
+    DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
+    return dcnv2::resolve(attributes, inputs, &problem);
+  }
+  dyndeploy_status prepare() {
+    DYNDEPLOY_TRY(resolve_order(problem, problem.offset_group, &weights));
+    return check_sizes(problem, weights);
+  }
+  bool reads(int input) const { return input != kW || !resources->packed; }
+  dyndeploy_status check_packed() const {
+    if (!resources->packed) return DYNDEPLOY_OK;
+    return cuda::check_packed(kOp, resources->packed, resources->packed_bytes, packed_bytes_of(weights));
+  }
+  uint64_t workspace() const {
+    Workspace workspace;
+    lay_out(problem, weights, *resources, workspace);
+    return workspace.bytes();
+  }
+  dyndeploy_status run() const { return dcnv2::run(problem, weights, inputs, *output, *resources); }
+};
+
 }  // namespace
 }  // namespace dyndeploy::dcnv2
 
@@ -248,9 +258,7 @@ dyndeploy_status dyndeploy_dcnv2_cuda_packed_bytes(const dyndeploy_dcnv2* attrib
   Problem problem;
   Weights weights;
   DYNDEPLOY_TRY(resolve_packing(attributes, W, &problem, &weights));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = packed_bytes_of(weights);
-  return DYNDEPLOY_OK;
+  return answer(kOp, packed_bytes_of(weights), bytes);
 }
 
 dyndeploy_status dyndeploy_dcnv2_cuda_pack(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* W, void* packed,
@@ -267,27 +275,13 @@ dyndeploy_status dyndeploy_dcnv2_cuda_forward_workspace(const dyndeploy_dcnv2* a
                                                         const dyndeploy_tensor inputs[4],
                                                         const dyndeploy_tensor* output,
                                                         const dyndeploy_cuda_resources* resources, uint64_t* bytes) {
-  Problem problem;
-  Weights weights;
-  DYNDEPLOY_TRY(resolve_forward(attributes, inputs, output, resources, &problem, &weights));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = workspace_of(problem, weights, *resources);
-  return DYNDEPLOY_OK;
+  return query_forward(kOp, ForwardCall{{attributes, inputs, output, resources}}, bytes);
 }
 
 dyndeploy_status dyndeploy_dcnv2_cuda_forward(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor inputs[4],
                                               const dyndeploy_tensor* output,
                                               const dyndeploy_cuda_resources* resources) {
-  Problem problem;
-  Weights weights;
-  DYNDEPLOY_TRY(resolve_forward(attributes, inputs, output, resources, &problem, &weights));
-  for (int i = 0; i < 4; ++i)
-    if (i != kW || !resources->packed) DYNDEPLOY_TRY(check_data(kOp, kInputs[i], inputs[i]));
-  DYNDEPLOY_TRY(check_data(kOp, "Y", *output));
-  if (resources->packed)
-    DYNDEPLOY_TRY(cuda::check_packed(kOp, resources->packed, resources->packed_bytes, packed_bytes_of(weights)));
-  DYNDEPLOY_TRY(cuda::check_workspace(kOp, *resources, workspace_of(problem, weights, *resources)));
-  return run(problem, weights, inputs, *output, *resources);
+  return run_forward(kOp, kInputs, ForwardCall{{attributes, inputs, output, resources}});
 }
 
 dyndeploy_status dyndeploy_dcnv2_cuda_use(int32_t rows, int32_t columns, int32_t parts) {

@@ -3,6 +3,7 @@
 #include "dcnv2/cuda_backward.h"
 
 #include "common/cuda/parts.cuh"
+#include "common/entry.h"
 #include "dcnv2/weight_gradient.cuh"
 
 namespace dyndeploy::dcnv2 {
@@ -344,22 +345,28 @@ class Backward {
   Buffers b_;
 };
 
-dyndeploy_status resolve_backward(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* gradient,
-                                  const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients,
-                                  const dyndeploy_cuda_resources* resources, Problem* problem, Weights* weights,
-                                  Layout* layout) {
-  DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
-  DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
-  DYNDEPLOY_TRY(check_gradients(*problem, gradient, inputs, gradients));
-  DYNDEPLOY_TRY(resolve_order(*problem, problem->offset_group, weights));
-  return resolve_layout(*problem, *weights, layout);
-}
+struct BackwardCall : BackwardArguments<dyndeploy_dcnv2, dyndeploy_cuda_resources> {
+  Problem problem{};
+  Weights weights{};
+  Layout layout{};
 
-uint64_t workspace_of(const Problem& problem, const Layout& layout, const dyndeploy_tensor* gradients) {
-  Workspace workspace;
-  lay_out(problem, layout, Wanted(gradients), workspace);
-  return workspace.bytes();
-}
+  dyndeploy_status resolve() {
+    DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
+    return dcnv2::resolve(attributes, inputs, &problem);
+  }
+  dyndeploy_status prepare() {
+    DYNDEPLOY_TRY(resolve_order(problem, problem.offset_group, &weights));
+    return resolve_layout(problem, weights, &layout);
+  }
+  uint64_t workspace() const {
+    Workspace workspace;
+    lay_out(problem, layout, Wanted(gradients), workspace);
+    return workspace.bytes();
+  }
+  dyndeploy_status run() const {
+    return Backward(problem, weights, layout, *gradient, inputs, gradients, *resources).run();
+  }
+};
 
 }  // namespace
 
@@ -375,24 +382,11 @@ dyndeploy_status dyndeploy_dcnv2_cuda_backward_workspace(const dyndeploy_dcnv2* 
                                                          const dyndeploy_tensor inputs[4],
                                                          const dyndeploy_tensor gradients[4],
                                                          const dyndeploy_cuda_resources* resources, uint64_t* bytes) {
-  Problem problem;
-  Weights weights;
-  Layout layout;
-  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem, &weights, &layout));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = workspace_of(problem, layout, gradients);
-  return DYNDEPLOY_OK;
+  return query_backward(kOp, kGradients, BackwardCall{{attributes, gradient, inputs, gradients, resources}}, bytes);
 }
 
 dyndeploy_status dyndeploy_dcnv2_cuda_backward(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* gradient,
                                                const dyndeploy_tensor inputs[4], const dyndeploy_tensor gradients[4],
                                                const dyndeploy_cuda_resources* resources) {
-  Problem problem;
-  Weights weights;
-  Layout layout;
-  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem, &weights, &layout));
-  for (int i = 0; i < 4; ++i) DYNDEPLOY_TRY(check_data(kOp, kInputs[i], inputs[i]));
-  DYNDEPLOY_TRY(check_data(kOp, "the gradient of Y", *gradient));
-  DYNDEPLOY_TRY(cuda::check_workspace(kOp, *resources, workspace_of(problem, layout, gradients)));
-  return Backward(problem, weights, layout, *gradient, inputs, gradients, *resources).run();
+  return run_backward(kOp, kInputs, kGradients, BackwardCall{{attributes, gradient, inputs, gradients, resources}});
 }

@@ -64,31 +64,6 @@ dyndeploy_status resolve(const dyndeploy_dcnv2* attributes, const dyndeploy_tens
   return check_tensor(kOp, "B", inputs[kB], dtype, {problem->O});
 }
 
-dyndeploy_status check_output(const char* name, const Problem& problem, const dyndeploy_tensor* output) {
-  if (!output) return bad_argument("%s: %s is NULL", kOp, name);
-  DYNDEPLOY_TRY(check_tensor(kOp, name, *output, problem.dtype,
-                             {problem.N, problem.O, problem.window.Ho, problem.window.Wo}));
-  return check_map(kOp, name, *output);
-}
-
-dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* gradient, const dyndeploy_tensor* inputs,
-                                 const dyndeploy_tensor* gradients) {
-  DYNDEPLOY_TRY(check_output("the gradient of Y", problem, gradient));
-  if (!gradients) return bad_argument("%s: gradients is NULL", kOp);
-  constexpr const char* kNames[] = {"the gradient of X", "the gradient of offset_mask", "the gradient of W",
-                                    "the gradient of B"};
-  for (int i = 0; i < 4; ++i) {
-    if (!gradients[i].data) continue;
-    const int64_t* e = inputs[i].extents;
-    if (inputs[i].rank == 1)
-      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem.dtype, {e[0]}));
-    else
-      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem.dtype, {e[0], e[1], e[2], e[3]}));
-    DYNDEPLOY_TRY(check_data(kOp, kNames[i], gradients[i]));
-  }
-  return gradients[kX].data ? check_map(kOp, kNames[kX], gradients[kX]) : DYNDEPLOY_OK;
-}
-
 }  // namespace dyndeploy::dcnv2
 
 using namespace dyndeploy;
@@ -97,10 +72,5 @@ dyndeploy_status dyndeploy_dcnv2_output(const dyndeploy_dcnv2* attributes, const
                                         int64_t extents[4]) {
   dcnv2::Problem problem;
   DYNDEPLOY_TRY(dcnv2::resolve(attributes, inputs, &problem));
-  if (!extents) return bad_argument("%s: extents is NULL", dcnv2::kOp);
-  extents[0] = problem.N;
-  extents[1] = problem.O;
-  extents[2] = problem.window.Ho;
-  extents[3] = problem.window.Wo;
-  return DYNDEPLOY_OK;
+  return answer(dcnv2::kOp, problem.of_output(), extents);
 }

@@ -17,6 +17,7 @@ struct Problem {
   float mask_scale;
   int32_t dtype;
 
+  MapExtents of_output() const { return {N, O, window.Ho, window.Wo}; }
   int64_t pixels() const { return window.Ho * window.Wo; }
   int64_t group_channels() const { return C / group; }
   int64_t group_outputs() const { return O / group; }
@@ -27,17 +28,12 @@ struct Problem {
 
 inline constexpr const char* kOp = "dcnv2";
 inline constexpr const char* kInputs[] = {"X", "offset_mask", "W", "B"};
+inline constexpr const char* kGradients[] = {"the gradient of X", "the gradient of offset_mask", "the gradient of W",
+                                             "the gradient of B"};
 
 // What follows from the attributes and W alone, and is all that packing needs.
 dyndeploy_status resolve_weights(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* W, Problem* problem);
 
 dyndeploy_status resolve(const dyndeploy_dcnv2* attributes, const dyndeploy_tensor* inputs, Problem* problem);
-
-// Y, or the gradient of it.
-dyndeploy_status check_output(const char* name, const Problem& problem, const dyndeploy_tensor* output);
-
-// The gradient of Y, and those of the inputs that are wanted: whose data is not NULL.
-dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* gradient, const dyndeploy_tensor* inputs,
-                                 const dyndeploy_tensor* gradients);
 
 }  // namespace dyndeploy::dcnv2

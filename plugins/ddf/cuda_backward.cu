@@ -1,13 +1,10 @@
-// The C ABI of the gradients on GPUs: checks, memory, launches. The kernels are in gather_x.cuh, reduce_*.cuh and
-// norm_gradients.cuh.
+// The C ABI of the gradients on GPUs: which thread does what, launches. The kernels are in gather_x.cuh, reduce_*.cuh
+// and norm_gradients.cuh; sizes and memory in backward_layout.h.
 #include <bit>
-#include <cstdlib>
 
-#include "ddf/cuda.h"
-#include "ddf/gather_x.cuh"
-#include "ddf/names.cuh"
-#include "ddf/norm_gradients.cuh"
-#include "ddf/reduce_3x3.cuh"
+#include "common/entry.h"
+#include "ddf/backward_kernel_list.cuh"
+#include "ddf/backward_layout.h"
 
 namespace dyndeploy::ddf {
 namespace {
@@ -18,66 +15,8 @@ using cuda::stride_of;
 
 // Blocks that keep all multiprocessors busy.
 int64_t enough_blocks() { return used_blocks > 0 ? used_blocks.load() : 4 * cuda::kMultiprocessors; }
-// Pixels of a part whose sums are stored: at least, which the workspace has room for, and at most.
-constexpr int64_t kLeastPart = 256, kMostPart = 2048;
-// Floats of a piece of the workspace that holds as many samples at a time as fit, but one always.
-constexpr int64_t kMostFloats = int64_t{16} << 20;
 // Neighbouring units of a warp's lanes, where a unit is a vector.
 constexpr int64_t kMostUnits = 8;
-
-struct Wanted {
-  bool x, channel_filter, spatial_filter, channel_gain;
-
-  explicit Wanted(const dyndeploy_tensor* gradients)
-      : x(gradients[kX].data),
-        channel_filter(gradients[kChannelFilter].data),
-        spatial_filter(gradients[kSpatialFilter].data),
-        channel_gain(gradients[kChannelGain].data) {}
-  bool channels() const { return channel_filter || channel_gain; }
-};
-
-// Floats of the pieces of the workspace, for a sample; 0: not needed.
-struct Sizes {
-  int64_t channel, turned, products;  // of all samples: the channel filters, twice; what their gradients are to the gains
-  int64_t spatial, of_spatial, parts;  // of those at a time: the spatial filters, their gradients, those of the channels'
-
-  Sizes(const Problem& problem, const Wanted& wanted) {
-    const Window& window = problem.window;
-    const int64_t of_channels = by_taps(problem).n, pixels = window.Ho * window.Wo;
-    const int64_t of_pixels = problem.branches() * problem.heads * window.taps() * pixels;
-    channel = wanted.x || (wanted.spatial_filter && !problem.add) ? of_channels : 0;
-    turned = wanted.x && is_turnable(problem) ? channel_floats(problem) : 0;
-    products = wanted.channels() ? of_channels : 0;
-    spatial = wanted.x || (wanted.channels() && !problem.add) ? of_pixels : 0;
-    of_spatial = wanted.spatial_filter ? of_pixels : 0;
-    parts = wanted.channels() ? divide_up(pixels, kLeastPart) * of_channels : 0;
-  }
-
-  // At a time. Nothing but time depends on it.
-  int64_t samples(const Problem& problem) const {
-    int64_t most = std::min(problem.N, used_samples > 0 ? used_samples.load() : kMostAlong);
-    for (const int64_t piece : {spatial, of_spatial, parts})
-      if (piece) most = std::min(most, std::max<int64_t>(1, kMostFloats / piece));
-    return most;
-  }
-};
-
-struct Memory {
-  float *channel, *turned, *products, *spatial, *of_spatial, *parts;
-
-  Memory(const Problem& problem, const Sizes& sizes, Workspace& workspace) {
-    // Who asks with larger extents gets no less, though fewer samples fit at a time.
-    const auto some = [&](int64_t piece) {
-      return problem.N == 0 ? 0 : std::max(piece, std::min(problem.N * piece, kMostFloats));
-    };
-    channel = workspace.take<float>(problem.N * sizes.channel);
-    turned = workspace.take<float>(problem.N * sizes.turned);
-    products = workspace.take<float>(problem.N * sizes.products);
-    spatial = workspace.take<float>(some(sizes.spatial));
-    of_spatial = workspace.take<float>(some(sizes.of_spatial));
-    parts = workspace.take<float>(some(sizes.parts));
-  }
-};
 
 struct Backward {
   const Problem& problem;
@@ -426,86 +365,49 @@ dyndeploy_status run(const Backward& call) {
                      problem.C, problem.branches() * problem.window.taps(), 1, call.stream);
 }
 
-template <class T>
-void add_kernels(std::vector<dyndeploy_cuda_kernel>& all) {
-  const auto add = [&]<Text Kernel>(auto kernel, int threads, size_t shared_bytes, int blocks) {
-    all.push_back(known<Kernel, T>(reinterpret_cast<const void*>(kernel), threads, shared_bytes, blocks));
-  };
-  constexpr int kThreads = Lanes::kThreads;
-  add.template operator()<"gather_x">(gather_x<T, true>, kThreads, 0, GatherX<T>::kBlocks);
-  add.template operator()<"gather_x">(gather_x<T, false>, kThreads, 0, GatherX<T>::kBlocks);
-  add.template operator()<"reduce_pixels">(reduce_pixels<T, true>, kThreads, sizeof(ReducePixelsShared<T, true>),
-                                           ReducePixels<T>::kBlocks);
-  add.template operator()<"reduce_pixels">(reduce_pixels<T, false>, kThreads, sizeof(ReducePixelsShared<T, false>),
-                                           ReducePixels<T>::kBlocks);
-  add.template operator()<"reduce_channels">(reduce_channels<T, true>, kThreads, sizeof(ReduceChannelsShared),
-                                             ReduceChannels<T>::kBlocks);
-  add.template operator()<"reduce_channels">(reduce_channels<T, false>, kThreads, sizeof(ReduceChannelsShared),
-                                             ReduceChannels<T>::kBlocks);
-  add.template operator()<"reduce_pixels_3x3">(reduce_pixels_3x3<T, true>, kThreads, sizeof(ReducePixelsShared<T, true>),
-                                               PixelStrip<T, true>::kBlocks);
-  add.template operator()<"reduce_pixels_3x3">(reduce_pixels_3x3<T, false>, kThreads,
-                                               sizeof(ReducePixelsShared<T, false>), PixelStrip<T, false>::kBlocks);
-  add.template operator()<"reduce_channels_3x3">(reduce_channels_3x3<T, true>, kThreads, sizeof(ReduceChannelsShared),
-                                                 ChannelStrip<T, true>::kBlocks);
-  add.template operator()<"reduce_channels_3x3">(reduce_channels_3x3<T, false>, kThreads, sizeof(ReduceChannelsShared),
-                                                 ChannelStrip<T, false>::kBlocks);
-  add.template operator()<"make_spatial_filters">(make_spatial_filters<T>, kNormThreads, 0, kNormBlocks);
-  add.template operator()<"finish_spatial_filters">(finish_spatial_filters<T>, kNormThreads, 0, kNormBlocks);
-  add.template operator()<"finish_channel_filters">(finish_channel_filters<T>, kNormThreads, 0, kNormBlocks);
-  add.template operator()<"add_gain_gradients">(add_gain_gradients<T>, kNormThreads, 0, kNormBlocks);
-}
+struct BackwardCall : BackwardArguments<dyndeploy_ddf, dyndeploy_cuda_resources> {
+  Problem problem{};
 
-// --- checks
-
-// Distances in elements of a map's dims, but the batch's.
-dyndeploy_status check_strides(const dyndeploy_tensor& map) {
-  for (const int axis : {1, 2, 3})
-    if (std::abs(stride_of(map, axis)) > cuda::kMostCount) return cuda::too_large(kOp, "strides");
-  return DYNDEPLOY_OK;
-}
-
-dyndeploy_status check_blocks(const Problem& problem) {
-  const Window& window = problem.window;
-  const int64_t pixels = window.Ho * window.Wo, of_x = window.H * window.W, most = cuda::kMostCount;
-  if (pixels > most / 2) return cuda::too_large(kOp, "pixels of Y");
-  if (of_x > most / 2) return cuda::too_large(kOp, "pixels of X");
-  // Of the smallest tiles.
-  const int64_t units = divide_up(problem.C, kUnit<float, false>) + problem.heads, branches = problem.branches();
-  if (divide_up(of_x, 16) > most / units || branches * divide_up(pixels, 16) > most / std::max(units, problem.heads))
-    return cuda::too_large(kOp, "blocks");
-  // Quotients of coordinates of X.
-  const bool down = window.Ho > 1 && window.H + window.top >= (int64_t{1} << 32) / window.stride_h;
-  const bool right = window.Wo > 1 && window.W + window.left >= (int64_t{1} << 32) / window.stride_w;
-  return down || right ? cuda::too_large(kOp, "coordinates times strides") : DYNDEPLOY_OK;
-}
-
-dyndeploy_status resolve_backward(const dyndeploy_ddf* attributes, const dyndeploy_tensor* gradient,
-                                  const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients,
-                                  const dyndeploy_cuda_resources* resources, Problem* problem) {
-  DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
-  DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
-  DYNDEPLOY_TRY(check_gradients(*problem, gradient, inputs, gradients));
-  DYNDEPLOY_TRY(check_sizes(*problem));
-  DYNDEPLOY_TRY(check_blocks(*problem));
-  DYNDEPLOY_TRY(check_strides(*gradient));
-  DYNDEPLOY_TRY(check_strides(inputs[kX]));
-  return gradients[kX].data ? check_strides(gradients[kX]) : DYNDEPLOY_OK;
-}
-
-uint64_t workspace_of(const Problem& problem, const dyndeploy_tensor* gradients) {
-  Workspace workspace;
-  Memory(problem, Sizes(problem, Wanted(gradients)), workspace);
-  return workspace.bytes();
-}
+  dyndeploy_status resolve() {
+    DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
+    return ddf::resolve(attributes, inputs, &problem);
+  }
+  dyndeploy_status prepare() const {
+    DYNDEPLOY_TRY(check_sizes(problem));
+    DYNDEPLOY_TRY(check_blocks(problem));
+    DYNDEPLOY_TRY(check_strides(*gradient));
+    DYNDEPLOY_TRY(check_strides(inputs[kX]));
+    return gradients[kX].data ? check_strides(gradients[kX]) : DYNDEPLOY_OK;
+  }
+  uint64_t workspace() const {
+    Workspace workspace;
+    Memory(problem, Sizes(problem, Wanted(gradients)), workspace);
+    return workspace.bytes();
+  }
+  dyndeploy_status run() const {
+    const Wanted wanted(gradients);
+    const Sizes sizes(problem, wanted);
+    Workspace workspace(resources->workspace);
+    const Backward call{.problem = problem,
+                        .gradient = *gradient,
+                        .inputs = inputs,
+                        .gradients = gradients,
+                        .wanted = wanted,
+                        .sizes = sizes,
+                        .memory = Memory(problem, sizes, workspace),
+                        .layout = by_taps(problem),
+                        .stream = static_cast<cudaStream_t>(resources->stream)};
+    return cuda::with_type(problem.dtype, [&](auto type) { return ddf::run<decltype(type)>(call); });
+  }
+};
 
 }  // namespace
 
 std::vector<dyndeploy_cuda_kernel> backward_kernels() {
   std::vector<dyndeploy_cuda_kernel> all;
-  add_kernels<float>(all);
-  add_kernels<cuda::float16>(all);
-  add_kernels<cuda::bfloat16>(all);
+  add_backward_kernels<float>(all);
+  add_backward_kernels<cuda::float16>(all);
+  add_backward_kernels<cuda::bfloat16>(all);
   return all;
 }
 
@@ -518,32 +420,11 @@ dyndeploy_status dyndeploy_ddf_cuda_backward_workspace(const dyndeploy_ddf* attr
                                                        const dyndeploy_tensor inputs[4],
                                                        const dyndeploy_tensor gradients[4],
                                                        const dyndeploy_cuda_resources* resources, uint64_t* bytes) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = workspace_of(problem, gradients);
-  return DYNDEPLOY_OK;
+  return query_backward(kOp, kGradients, BackwardCall{{attributes, gradient, inputs, gradients, resources}}, bytes);
 }
 
 dyndeploy_status dyndeploy_ddf_cuda_backward(const dyndeploy_ddf* attributes, const dyndeploy_tensor* gradient,
                                              const dyndeploy_tensor inputs[4], const dyndeploy_tensor gradients[4],
                                              const dyndeploy_cuda_resources* resources) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem));
-  for (int i = 0; i < 4; ++i) DYNDEPLOY_TRY(check_data(kOp, kInputs[i], inputs[i]));
-  DYNDEPLOY_TRY(check_data(kOp, "the gradient of Y", *gradient));
-  DYNDEPLOY_TRY(cuda::check_workspace(kOp, *resources, workspace_of(problem, gradients)));
-  const Wanted wanted(gradients);
-  const Sizes sizes(problem, wanted);
-  Workspace workspace(resources->workspace);
-  const Backward call{.problem = problem,
-                      .gradient = *gradient,
-                      .inputs = inputs,
-                      .gradients = gradients,
-                      .wanted = wanted,
-                      .sizes = sizes,
-                      .memory = Memory(problem, sizes, workspace),
-                      .layout = by_taps(problem),
-                      .stream = static_cast<cudaStream_t>(resources->stream)};
-  return cuda::with_type(problem.dtype, [&](auto type) { return run<decltype(type)>(call); });
+  return run_backward(kOp, kInputs, kGradients, BackwardCall{{attributes, gradient, inputs, gradients, resources}});
 }

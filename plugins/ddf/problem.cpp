@@ -48,34 +48,6 @@ dyndeploy_status resolve(const dyndeploy_ddf* attributes, const dyndeploy_tensor
   return check_tensor(kOp, "channel_gain", inputs[kChannelGain], dtype, {branches * C * taps});
 }
 
-dyndeploy_status check_output(const char* name, const Problem& problem, const dyndeploy_tensor* output) {
-  if (!output) return bad_argument("%s: %s is NULL", kOp, name);
-  DYNDEPLOY_TRY(check_tensor(kOp, name, *output, problem.dtype,
-                             {problem.N, problem.C, problem.scale * problem.window.Ho,
-                              problem.scale * problem.window.Wo}));
-  return check_map(kOp, name, *output);
-}
-
-dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* gradient, const dyndeploy_tensor* inputs,
-                                 const dyndeploy_tensor* gradients) {
-  DYNDEPLOY_TRY(check_output("the gradient of Y", problem, gradient));
-  if (!gradients) return bad_argument("%s: gradients is NULL", kOp);
-  constexpr const char* kNames[] = {"the gradient of X", "the gradient of channel_filter",
-                                    "the gradient of spatial_filter", "the gradient of channel_gain"};
-  for (int i = 0; i < 4; ++i) {
-    if (!gradients[i].data) continue;
-    const int64_t* e = inputs[i].extents;
-    if (inputs[i].rank == 1)
-      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem.dtype, {e[0]}));
-    else if (inputs[i].rank == 2)
-      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem.dtype, {e[0], e[1]}));
-    else
-      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem.dtype, {e[0], e[1], e[2], e[3]}));
-    DYNDEPLOY_TRY(check_data(kOp, kNames[i], gradients[i]));
-  }
-  return gradients[kX].data ? check_map(kOp, kNames[kX], gradients[kX]) : DYNDEPLOY_OK;
-}
-
 }  // namespace dyndeploy::ddf
 
 using namespace dyndeploy;
@@ -84,10 +56,5 @@ dyndeploy_status dyndeploy_ddf_output(const dyndeploy_ddf* attributes, const dyn
                                       int64_t extents[4]) {
   ddf::Problem problem;
   DYNDEPLOY_TRY(ddf::resolve(attributes, inputs, &problem));
-  if (!extents) return bad_argument("%s: extents is NULL", ddf::kOp);
-  extents[0] = problem.N;
-  extents[1] = problem.C;
-  extents[2] = problem.scale * problem.window.Ho;
-  extents[3] = problem.scale * problem.window.Wo;
-  return DYNDEPLOY_OK;
+  return answer(ddf::kOp, problem.of_output(), extents);
 }

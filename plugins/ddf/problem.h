@@ -17,20 +17,16 @@ struct Problem {
   float spatial_gain;
   int32_t dtype;
 
+  MapExtents of_output() const { return {N, C, scale * window.Ho, scale * window.Wo}; }
   int64_t branches() const { return scale * scale; }
   int64_t head_channels() const { return C / heads; }
 };
 
 inline constexpr const char* kOp = "ddf";
 inline constexpr const char* kInputs[] = {"X", "channel_filter", "spatial_filter", "channel_gain"};
+inline constexpr const char* kGradients[] = {"the gradient of X", "the gradient of channel_filter",
+                                             "the gradient of spatial_filter", "the gradient of channel_gain"};
 
 dyndeploy_status resolve(const dyndeploy_ddf* attributes, const dyndeploy_tensor* inputs, Problem* problem);
-
-// Y, or the gradient of it.
-dyndeploy_status check_output(const char* name, const Problem& problem, const dyndeploy_tensor* output);
-
-// The gradient of Y, and those of the inputs that are wanted: whose data is not NULL.
-dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* gradient, const dyndeploy_tensor* inputs,
-                                 const dyndeploy_tensor* gradients);
 
 }  // namespace dyndeploy::ddf

@@ -20,6 +20,7 @@
 // Cost: two products of the forward's size; D is written and read once, heads * kept floats per pixel of X.
 #include <algorithm>
 
+#include "common/cpu/backward.h"
 #include "common/cpu/gemm.h"
 #include "common/cpu/layout.h"
 #include "dgc/cpu.h"
@@ -34,11 +35,6 @@ using dgc::kW;
 using dgc::kX;
 using dgc::Problem;
 
-// Pixels of Y of a block of the gradient's transpose, and the distance of its rows: not a power of two, as lines that
-// far apart would evict each other.
-constexpr int64_t kBlock = 256;
-constexpr int64_t kGap = 16;
-constexpr int64_t kBlockRow = kBlock + kGap;
 // Pixels of X of a tile of columns, about: D and the gradient of a tile stay in the second cache.
 constexpr int64_t kTile = 512;
 // Pixels of X that are joined by one task, and sum up to one number of a saliency first.
@@ -82,7 +78,7 @@ struct Buffers {
   float* weights;       // [head][C][tap][output of the head]
   float* weights_sums;  // the same
   int32_t* places;     // [tap][pixel of Y]: the pixel of X, or the one of zeros
-  float* bias_sums;    // [O], then [sample][block][O]
+  BiasSums bias;       // a piece: a block of a sample
   float* rows;         // [sample][pixel of Y][O], head by head
   float* planes;       // [sample][block][O][kBlockRow], in Y's order of outputs
   float* x;            // [sample][head][panel][pixel of X, and one of zeros][channels of the panel]
@@ -109,7 +105,7 @@ Buffers lay_out(const Problem& problem, const Wanted& wanted, const dyndeploy_re
     b.channels = workspace.take<int32_t>(problem.N * heads * problem.C);
     b.gates = workspace.take<float>(problem.N * heads * problem.C);
   }
-  if (wanted.b) b.bias_sums = workspace.take<float>((1 + b.pass * b.blocks) * problem.O);
+  if (wanted.b) b.bias = {workspace.take<float>(BiasSums::floats(problem.O, b.pass * b.blocks)), problem.O};
   if (wanted.columns()) {
     b.weights = workspace.take<float>(problem.O * taps * problem.C);
     b.rows = workspace.take<float>(b.pass * rows);
@@ -160,11 +156,12 @@ class Backward {
         std::fill_n(b_.weights_sums + i * taps_ * outputs_, taps_ * outputs_, 0.0f);
       });
     }
-    if (wanted_.b) std::fill_n(b_.bias_sums, problem_.O, 0.0f);
+    if (wanted_.b) b_.bias.clear();
     for (first_ = 0; first_ < problem_.N; first_ += b_.pass) run_pass(std::min(b_.pass, problem_.N - first_));
     if (wanted_.w)
       in_parallel(heads_ * blocks, [&](int, int64_t i) { write_weights(i / blocks, i % blocks * kSomeChannels); });
-    if (wanted_.b) write_bias();
+    if (wanted_.b)
+      b_.bias.template write<T>(gradients_[kB], [&](int64_t o) { return output_of(o / outputs_, o % outputs_); });
   }
 
  private:
@@ -176,7 +173,7 @@ class Backward {
   void run_pass(int64_t count) {
     const int64_t of_map = pieces(map_, kPiece), all = count * heads_;
     in_parallel(count * b_.blocks, [&](int lane, int64_t i) { prepare(lane, i / b_.blocks, i % b_.blocks); });
-    if (wanted_.b) add_bias(count);
+    if (wanted_.b) b_.bias.add_pieces(count * b_.blocks);
     if (wanted_.compressed())
       in_parallel(all * of_map, [&](int, int64_t i) { compress(i / of_map, i % of_map * kPiece); });
     if (wanted_.columns()) {
@@ -270,29 +267,14 @@ class Backward {
         transpose(outputs_, heads_, read + p * O, heads_, rows + p * O, outputs_);
     if (wanted_.w) transpose(end - begin, O, read, O, b_.planes + (n * b_.blocks + block) * O * kBlockRow, kBlockRow);
     if (wanted_.b) {
-      float* sums = b_.bias_sums + (1 + n * b_.blocks + block) * O;
-      std::fill_n(sums, O, 0.0f);
-      for (int64_t p = 0; p < end - begin; ++p)
-        for (int64_t o = 0; o < O; ++o) sums[o] += read[p * O + o];
+      b_.bias.clear(n * b_.blocks + block);
+      b_.bias.add(n * b_.blocks + block, read, end - begin);
     }
   }
 
   // Sums, and Y, are in the order of outputs that the shuffle makes of rows.
   int64_t output_of(int64_t head, int64_t row) const {
     return problem_.shuffle ? row * heads_ + head : head * outputs_ + row;
-  }
-
-  void add_bias(int64_t count) {
-    for (int64_t block = 1; block <= count * b_.blocks; ++block)
-      for (int64_t o = 0; o < problem_.O; ++o) b_.bias_sums[o] += b_.bias_sums[block * problem_.O + o];
-  }
-
-  void write_bias() {
-    const dyndeploy_tensor& to = gradients_[kB];
-    for (int64_t head = 0; head < heads_; ++head)
-      for (int64_t row = 0; row < outputs_; ++row)
-        static_cast<T*>(to.data)[(head * outputs_ + row) * to.strides[0]] =
-            from_float<T>(b_.bias_sums[output_of(head, row)]);
   }
 
   void compress(int64_t index, int64_t begin) {

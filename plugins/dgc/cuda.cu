@@ -1,6 +1,7 @@
 // The C ABI on GPUs: checks, memory, the choice of tiles, launches. The kernels are in keep.cuh and convolve.cuh.
 #include <algorithm>
 
+#include "common/entry.h"
 #include "dgc/convolve.cuh"
 #include "dgc/prepare.h"
 
@@ -94,12 +95,6 @@ Buffers lay_out(const Problem& problem, bool pack, Workspace& workspace) {
                   .places = nullptr,
                   .most = static_cast<int>(most)};
   return buffers;
-}
-
-uint64_t workspace_of(const Problem& problem, const dyndeploy_cuda_resources& resources) {
-  Workspace workspace;
-  lay_out(problem, !resources.packed, workspace);
-  return workspace.bytes();
 }
 
 }  // namespace
@@ -255,14 +250,26 @@ dyndeploy_status run(const Problem& problem, const dyndeploy_tensor* inputs, con
   });
 }
 
-dyndeploy_status resolve_forward(const dyndeploy_dgc* attributes, const dyndeploy_tensor* inputs,
-                                 const dyndeploy_tensor* output, const dyndeploy_cuda_resources* resources,
-                                 Problem* problem) {
-  DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
-  DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
-  DYNDEPLOY_TRY(check_output(*problem, output));
-  return check_sizes(*problem);
-}
+struct ForwardCall : ForwardArguments<dyndeploy_dgc, dyndeploy_cuda_resources> {
+  Problem problem{};
+
+  dyndeploy_status resolve() {
+    DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
+    return dgc::resolve(attributes, inputs, &problem);
+  }
+  dyndeploy_status prepare() const { return check_sizes(problem); }
+  bool reads(int input) const { return input != kW || !resources->packed; }
+  dyndeploy_status check_packed() const {
+    if (!resources->packed) return DYNDEPLOY_OK;
+    return cuda::check_packed(kOp, resources->packed, resources->packed_bytes, packed_bytes_of(problem));
+  }
+  uint64_t workspace() const {
+    Workspace workspace;
+    lay_out(problem, !resources->packed, workspace);
+    return workspace.bytes();
+  }
+  dyndeploy_status run() const { return dgc::run(problem, inputs, *output, *resources); }
+};
 
 }  // namespace
 }  // namespace dyndeploy::dgc
@@ -275,9 +282,7 @@ dyndeploy_status dyndeploy_dgc_cuda_packed_bytes(const dyndeploy_dgc* attributes
   Problem problem;
   DYNDEPLOY_TRY(resolve_weights(attributes, W, &problem));
   DYNDEPLOY_TRY(check_weights(problem));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = packed_bytes_of(problem);
-  return DYNDEPLOY_OK;
+  return answer(kOp, packed_bytes_of(problem), bytes);
 }
 
 dyndeploy_status dyndeploy_dgc_cuda_pack(const dyndeploy_dgc* attributes, const dyndeploy_tensor* W, void* packed,
@@ -293,24 +298,12 @@ dyndeploy_status dyndeploy_dgc_cuda_pack(const dyndeploy_dgc* attributes, const 
 dyndeploy_status dyndeploy_dgc_cuda_forward_workspace(const dyndeploy_dgc* attributes, const dyndeploy_tensor inputs[4],
                                                       const dyndeploy_tensor* output,
                                                       const dyndeploy_cuda_resources* resources, uint64_t* bytes) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_forward(attributes, inputs, output, resources, &problem));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = workspace_of(problem, *resources);
-  return DYNDEPLOY_OK;
+  return query_forward(kOp, ForwardCall{{attributes, inputs, output, resources}}, bytes);
 }
 
 dyndeploy_status dyndeploy_dgc_cuda_forward(const dyndeploy_dgc* attributes, const dyndeploy_tensor inputs[4],
                                             const dyndeploy_tensor* output, const dyndeploy_cuda_resources* resources) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_forward(attributes, inputs, output, resources, &problem));
-  for (int i = 0; i < 4; ++i)
-    if (i != kW || !resources->packed) DYNDEPLOY_TRY(check_data(kOp, kInputs[i], inputs[i]));
-  DYNDEPLOY_TRY(check_data(kOp, "Y", *output));
-  if (resources->packed)
-    DYNDEPLOY_TRY(cuda::check_packed(kOp, resources->packed, resources->packed_bytes, packed_bytes_of(problem)));
-  DYNDEPLOY_TRY(cuda::check_workspace(kOp, *resources, workspace_of(problem, *resources)));
-  return run(problem, inputs, *output, *resources);
+  return run_forward(kOp, kInputs, ForwardCall{{attributes, inputs, output, resources}});
 }
 
 namespace {

@@ -12,6 +12,7 @@
 #include <atomic>
 
 #include "common/cuda/bias.cuh"
+#include "common/entry.h"
 #include "dgc/backward_layout.h"
 
 namespace dyndeploy::dgc {
@@ -297,21 +298,6 @@ class Backward {
   const BackwardBuffers b_;
 };
 
-dyndeploy_status resolve_backward(const dyndeploy_dgc* attributes, const dyndeploy_tensor* gradient,
-                                  const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients,
-                                  const dyndeploy_cuda_resources* resources, Problem* problem) {
-  DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
-  DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
-  DYNDEPLOY_TRY(check_gradients(*problem, gradient, inputs, gradients));
-  return check_backward(*problem);
-}
-
-uint64_t backward_workspace(const Problem& problem, const dyndeploy_tensor* gradients) {
-  Workspace workspace;
-  lay_out(problem, Wanted(gradients), most_pass(), workspace);
-  return workspace.bytes();
-}
-
 template <class T, class Tile, class Product>
 dyndeploy_cuda_kernel columns_entry(const char* name) {
   return cuda::kernel_entry(name, convolve_transposed<T, Tile, Product>, Tile::kThreads, sizeof(cuda::GemmShared<Tile>),
@@ -322,6 +308,22 @@ dyndeploy_cuda_kernel weights_entry(const char* name) {
   return cuda::kernel_entry(name, correlate<T, Tile, Product>, Tile::kThreads, sizeof(cuda::GemmShared<Tile>),
                             Tile::kBlocks);
 }
+
+struct BackwardCall : BackwardArguments<dyndeploy_dgc, dyndeploy_cuda_resources> {
+  Problem problem{};
+
+  dyndeploy_status resolve() {
+    DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
+    return dgc::resolve(attributes, inputs, &problem);
+  }
+  dyndeploy_status prepare() const { return check_backward(problem); }
+  uint64_t workspace() const {
+    Workspace workspace;
+    lay_out(problem, Wanted(gradients), most_pass(), workspace);
+    return workspace.bytes();
+  }
+  dyndeploy_status run() const { return Backward(problem, *gradient, inputs, gradients, *resources).run(); }
+};
 
 }  // namespace
 
@@ -384,20 +386,11 @@ dyndeploy_status dyndeploy_dgc_cuda_backward_workspace(const dyndeploy_dgc* attr
                                                        const dyndeploy_tensor inputs[4],
                                                        const dyndeploy_tensor gradients[4],
                                                        const dyndeploy_cuda_resources* resources, uint64_t* bytes) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = backward_workspace(problem, gradients);
-  return DYNDEPLOY_OK;
+  return query_backward(kOp, kGradients, BackwardCall{{attributes, gradient, inputs, gradients, resources}}, bytes);
 }
 
 dyndeploy_status dyndeploy_dgc_cuda_backward(const dyndeploy_dgc* attributes, const dyndeploy_tensor* gradient,
                                              const dyndeploy_tensor inputs[4], const dyndeploy_tensor gradients[4],
                                              const dyndeploy_cuda_resources* resources) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem));
-  for (int i = 0; i < 4; ++i) DYNDEPLOY_TRY(check_data(kOp, kInputs[i], inputs[i]));
-  DYNDEPLOY_TRY(check_data(kOp, "the gradient of Y", *gradient));
-  DYNDEPLOY_TRY(cuda::check_workspace(kOp, *resources, backward_workspace(problem, gradients)));
-  return Backward(problem, *gradient, inputs, gradients, *resources).run();
+  return run_backward(kOp, kInputs, kGradients, BackwardCall{{attributes, gradient, inputs, gradients, resources}});
 }

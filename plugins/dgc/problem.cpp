@@ -47,41 +47,6 @@ dyndeploy_status resolve(const dyndeploy_dgc* attributes, const dyndeploy_tensor
   return check_tensor(kOp, "B", inputs[kB], dtype, {problem->O});
 }
 
-namespace {
-
-dyndeploy_status check_of_output(const char* name, const Problem& problem, const dyndeploy_tensor* tensor) {
-  if (!tensor) return bad_argument("%s: %s is NULL", kOp, name);
-  DYNDEPLOY_TRY(check_tensor(kOp, name, *tensor, problem.dtype,
-                             {problem.N, problem.O, problem.window.Ho, problem.window.Wo}));
-  return check_map(kOp, name, *tensor);
-}
-
-}  // namespace
-
-dyndeploy_status check_output(const Problem& problem, const dyndeploy_tensor* output) {
-  return check_of_output("Y", problem, output);
-}
-
-dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* gradient, const dyndeploy_tensor* inputs,
-                                 const dyndeploy_tensor* gradients) {
-  DYNDEPLOY_TRY(check_of_output("the gradient of Y", problem, gradient));
-  if (!gradients) return bad_argument("%s: gradients is NULL", kOp);
-  constexpr const char* kNames[] = {"the gradient of X", "the gradient of saliency", "the gradient of W",
-                                    "the gradient of B"};
-  for (int i = 0; i < 4; ++i) {
-    if (!gradients[i].data) continue;
-    const int64_t* e = inputs[i].extents;
-    if (i == kSaliency)
-      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem.dtype, {e[0], e[1]}));
-    else if (i == kB)
-      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem.dtype, {e[0]}));
-    else
-      DYNDEPLOY_TRY(check_tensor(kOp, kNames[i], gradients[i], problem.dtype, {e[0], e[1], e[2], e[3]}));
-    DYNDEPLOY_TRY(check_data(kOp, kNames[i], gradients[i]));
-  }
-  return gradients[kX].data ? check_map(kOp, kNames[kX], gradients[kX]) : DYNDEPLOY_OK;
-}
-
 }  // namespace dyndeploy::dgc
 
 using namespace dyndeploy;
@@ -90,10 +55,5 @@ dyndeploy_status dyndeploy_dgc_output(const dyndeploy_dgc* attributes, const dyn
                                       int64_t extents[4]) {
   dgc::Problem problem;
   DYNDEPLOY_TRY(dgc::resolve(attributes, inputs, &problem));
-  if (!extents) return bad_argument("%s: extents is NULL", dgc::kOp);
-  extents[0] = problem.N;
-  extents[1] = problem.O;
-  extents[2] = problem.window.Ho;
-  extents[3] = problem.window.Wo;
-  return DYNDEPLOY_OK;
+  return answer(dgc::kOp, problem.of_output(), extents);
 }

@@ -17,6 +17,7 @@ struct Problem {
   bool shuffle, relu;
   int32_t dtype;
 
+  MapExtents of_output() const { return {N, O, window.Ho, window.Wo}; }
   int64_t head_outputs() const { return O / heads; }
   // Of the product of one head that keeps everything: tap-major, then channels.
   int64_t depth() const { return window.taps() * C; }
@@ -24,17 +25,12 @@ struct Problem {
 
 inline constexpr const char* kOp = "dgc";
 inline constexpr const char* kInputs[] = {"X", "saliency", "W", "B"};
+inline constexpr const char* kGradients[] = {"the gradient of X", "the gradient of saliency", "the gradient of W",
+                                             "the gradient of B"};
 
 // What follows from the attributes and W alone, and is all that packing needs.
 dyndeploy_status resolve_weights(const dyndeploy_dgc* attributes, const dyndeploy_tensor* W, Problem* problem);
 
 dyndeploy_status resolve(const dyndeploy_dgc* attributes, const dyndeploy_tensor* inputs, Problem* problem);
-
-// Y, of the right shape.
-dyndeploy_status check_output(const Problem& problem, const dyndeploy_tensor* output);
-
-// The gradient of Y, and those of the inputs whose data is there, of the right shapes.
-dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* gradient, const dyndeploy_tensor* inputs,
-                                 const dyndeploy_tensor* gradients);
 
 }  // namespace dyndeploy::dgc

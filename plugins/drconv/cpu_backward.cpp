@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/cpu/backward.h"
 #include "common/cpu/gemm.h"
 #include "common/cpu/layout.h"
 #include "drconv/cpu.h"
@@ -36,10 +37,6 @@ using drconv::Problem;
 
 // Pixels of Y of a tile of columns.
 constexpr int64_t kTile = 56 / kRows * kRows;
-// Sorted pixels of a block of the gradient's transpose, and the distance of its rows: not a power of two, as lines that far
-// apart would evict each other.
-constexpr int64_t kBlock = 256;
-constexpr int64_t kBlockRow = kBlock + 16;
 // Floats between the packed columns of two taps: their rows, written side by side, would evict each other at a power of two.
 constexpr int64_t kTapGap = 16;
 // Parts that the sums of g come in, at most.
@@ -79,7 +76,7 @@ struct Buffers {
   float* pixels;           // [sample][block][O][kBlockRow]
   float* x;                // [sample][unit][pixel of X, and one of zeros][kColumns]
   float* g;                // [sample][part][region][sorted pixel]
-  float* bias_sums;        // [sample][piece][O]
+  BiasSums bias;           // of pieces of all samples
   float* scratch;          // per lane
   int64_t scratch_floats;
 };
@@ -120,7 +117,7 @@ Buffers lay_out(const Problem& problem, const Wanted& wanted, const PixelSort& s
   b.pixels = workspace.take<float>(b.pass * transposed);
   b.x = workspace.take<float>(b.pass * x);
   b.g = workspace.take<float>(b.pass * g);
-  if (wanted.b) b.bias_sums = workspace.take<float>((problem.N * sort.pieces() + 1) * problem.O);
+  if (wanted.b) b.bias = {workspace.take<float>(BiasSums::floats(problem.O, problem.N * sort.pieces())), problem.O};
   const Scratch s = scratch_of(problem, wanted, b);
   constexpr int64_t kTiles = kTile * (kColumns + kWidth);
   b.scratch_floats = round_up(std::max({s.packed + s.x_sums + kTiles, s.filter_sums, s.prepare, s.softmax}), 16);
@@ -255,18 +252,15 @@ class Backward {
         b_.origins[n * pixels_ + place] = {pixel / window.Wo * window.stride_h - window.top,
                                            pixel % window.Wo * window.stride_w - window.left};
       });
-    float* sums = wanted_.b ? b_.bias_sums + ((first_ + n) * sort_.pieces() + piece) * O : nullptr;
-    if (sums) std::fill(sums, sums + O, 0.0f);
+    const int64_t of_bias = (first_ + n) * sort_.pieces() + piece;
+    if (wanted_.b) b_.bias.clear(of_bias);
     float* tile = scratch(lane);
     for (int64_t from = begin; from < end; from += b_.reads) {
       const int64_t some = std::min(b_.reads, end - from);
       read_tile(gradient_, first_ + n, window.Wo, from, from + some, 0, O, tile, O);
-      for (int64_t i = 0; i < some; ++i) {
-        const float* row = tile + i * O;
-        if (wanted_.regions()) std::copy(row, row + O, rows(n, places[from - begin + i]));
-        if (sums)
-          for (int64_t o = 0; o < O; ++o) sums[o] += row[o];
-      }
+      for (int64_t i = 0; wanted_.regions() && i < some; ++i)
+        std::copy_n(tile + i * O, O, rows(n, places[from - begin + i]));
+      if (wanted_.b) b_.bias.add(of_bias, tile, some);
     }
   }
 
@@ -466,13 +460,9 @@ class Backward {
   }
 
   void write_bias() {
-    const dyndeploy_tensor& to = gradients_[kB];
-    float* sums = b_.bias_sums + problem_.N * sort_.pieces() * problem_.O;
-    std::fill(sums, sums + problem_.O, 0.0f);
-    for (int64_t i = 0; i < problem_.N * sort_.pieces(); ++i)
-      for (int64_t o = 0; o < problem_.O; ++o) sums[o] += b_.bias_sums[i * problem_.O + o];
-    for (int64_t o = 0; o < problem_.O; ++o)
-      static_cast<T*>(to.data)[problem_.O > 1 ? o * to.strides[0] : 0] = from_float<T>(sums[o]);
+    b_.bias.clear();
+    b_.bias.add_pieces(problem_.N * sort_.pieces());
+    b_.bias.template write<T>(gradients_[kB], [](int64_t o) { return o; });
   }
 
   const Problem& problem_;

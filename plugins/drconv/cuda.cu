@@ -1,4 +1,5 @@
 // The C ABI of the forward on GPUs: checks, the choice of tiles, launches. The kernels are in regions.cuh and convolve.cuh.
+#include "common/entry.h"
 #include "drconv/cuda_backward.h"
 #include "drconv/cuda_mix.h"
 #include "drconv/launch.h"
@@ -82,21 +83,24 @@ dyndeploy_status run(const Problem& problem, const dyndeploy_tensor* inputs, con
   return launch_convolve(problem, choice, resources.tf32 == 1, convolution, stream);
 }
 
-dyndeploy_status resolve_forward(const dyndeploy_drconv* attributes, const dyndeploy_tensor* inputs,
-                                 const dyndeploy_tensor* output, const dyndeploy_cuda_resources* resources,
-                                 Problem* problem) {
-  DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
-  if (resources->packed) return bad_argument("%s: nothing of it can be packed, but packed is not NULL", kOp);
-  DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
-  DYNDEPLOY_TRY(check_output(*problem, output));
-  return check_sizes(*problem);
-}
-
 template <class T, class Shape, class Product>
 dyndeploy_cuda_kernel convolve_entry(const char* name) {
   return cuda::kernel_entry(name, convolve<T, Shape, Product>, Shape::kThreads, sizeof(cuda::GemmShared<Shape>),
                             Shape::kBlocks);
 }
+
+struct ForwardCall : ForwardArguments<dyndeploy_drconv, dyndeploy_cuda_resources> {
+  Problem problem{};
+
+  dyndeploy_status resolve() {
+    DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
+    DYNDEPLOY_TRY(check_unpacked(kOp, resources->packed));
+    return drconv::resolve(attributes, inputs, &problem);
+  }
+  dyndeploy_status prepare() const { return check_sizes(problem); }
+  uint64_t workspace() const { return workspace_of(problem); }
+  dyndeploy_status run() const { return drconv::run(problem, inputs, *output, *resources); }
+};
 
 }  // namespace
 
@@ -127,22 +131,13 @@ using namespace dyndeploy::drconv;
 dyndeploy_status dyndeploy_drconv_cuda_forward_workspace(const dyndeploy_drconv* attributes,
                                                          const dyndeploy_tensor inputs[4], const dyndeploy_tensor* output,
                                                          const dyndeploy_cuda_resources* resources, uint64_t* bytes) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_forward(attributes, inputs, output, resources, &problem));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = workspace_of(problem);
-  return DYNDEPLOY_OK;
+  return query_forward(kOp, ForwardCall{{attributes, inputs, output, resources}}, bytes);
 }
 
 dyndeploy_status dyndeploy_drconv_cuda_forward(const dyndeploy_drconv* attributes, const dyndeploy_tensor inputs[4],
                                                const dyndeploy_tensor* output,
                                                const dyndeploy_cuda_resources* resources) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_forward(attributes, inputs, output, resources, &problem));
-  for (int i = 0; i < 4; ++i) DYNDEPLOY_TRY(check_data(kOp, kInputs[i], inputs[i]));
-  DYNDEPLOY_TRY(check_data(kOp, "Y", *output));
-  DYNDEPLOY_TRY(cuda::check_workspace(kOp, *resources, workspace_of(problem)));
-  return run(problem, inputs, *output, *resources);
+  return run_forward(kOp, kInputs, ForwardCall{{attributes, inputs, output, resources}});
 }
 
 int32_t dyndeploy_drconv_cuda_kernels(const dyndeploy_cuda_kernel** kernels) {

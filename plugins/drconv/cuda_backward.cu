@@ -1,153 +1,21 @@
-// The C ABI of the backward on GPUs: checks, memory, the choice of tiles, launches. The kernels are in backward_x.cuh,
-// backward_filters.cuh and backward_guide.cuh.
-#include "common/cuda/bias.cuh"
+// The C ABI of the backward on GPUs: the choice of tiles, launches. The kernels are in backward_x.cuh,
+// backward_filters.cuh and backward_guide.cuh; sizes and memory in backward_layout.h.
+#include "common/entry.h"
+#include "drconv/backward_layout.h"
 #include "drconv/cuda_backward.h"
-#include "drconv/backward_filters.cuh"
-#include "drconv/backward_guide.cuh"
-#include "drconv/backward_x.cuh"
-#include "drconv/prepare.cuh"
 
 namespace dyndeploy::drconv {
 namespace {
 
 using cuda::divide_up;
-using cuda::kMostCount;
 using cuda::Sixteen;
 using cuda::stride_of;
 using cuda::wide;
 
-// Bytes of the sums of one pass, about: more only for a single sample that needs more.
-constexpr int64_t kMostPass = int64_t{256} << 20;
-// Of the sums of one sample, in floats: no product of a few such sizes overflows.
-constexpr int64_t kMostFloats = int64_t{1} << 44;
-
-// dyndeploy_drconv_cuda_use_backward; 0: the rule.
-int32_t used_tile, used_part, used_samples;
-
-int64_t part_pixels() { return used_part ? used_part : kPartPixels; }
-
-struct Wanted {
-  bool x, filters, guide, b;
-  explicit Wanted(const dyndeploy_tensor* gradients)
-      : x(gradients[kX].data), filters(gradients[kFilters].data), guide(gradients[kGuide].data), b(gradients[kB].data) {}
-  bool products() const { return x || filters || guide; }
-};
+// --- products
 
 using SmallShape = cuda::Tile<64, 64, 2, 2, 4>;
 using LargeShape = cuda::Tile<128, 128, 2, 4, 1>;
-constexpr int64_t kFewestColumns = 64;
-
-int64_t output_vectors(const Problem& problem) { return vectors_of(problem, problem.O); }
-// Of the filters' depth.
-int64_t stages(const Problem& problem) { return problem.window.taps() * stages_of_tap(problem); }
-int64_t stage_depth(const Problem& problem) { return cuda::kStageVectors * wide(problem.dtype); }
-// Whether the window of a pixel of Y is the same pixel of X, and no other.
-bool is_pointwise(const Problem& problem) {
-  const Window& w = problem.window;
-  return w.taps() == 1 && w.top == 0 && w.left == 0 && w.Ho == w.H && w.Wo == w.W;
-}
-// What `spread` and `weigh` have as columns, in floats of a row of sums.
-int64_t spread_columns(const Problem& problem) { return stages(problem) * stage_depth(problem); }
-int64_t weigh_columns(const Problem& problem) {
-  return problem.window.taps() * channel_vectors(problem) * wide(problem.dtype);
-}
-int64_t most_parts(const Problem& problem) { return most_tiles(problem, part_pixels()); }
-
-// Floats of the sums of one sample.
-int64_t spread_floats(const Problem& problem) {
-  return is_pointwise(problem) ? 0 : problem.pixels() * spread_columns(problem);
-}
-int64_t weigh_floats(const Problem& problem) {
-  return part_slots(problem.pixels(), part_pixels()) * problem.O * weigh_columns(problem);
-}
-int64_t respond_floats(const Problem& problem) {
-  return divide_up(problem.O, kFewestColumns) * problem.regions * problem.pixels();
-}
-
-// Whether a product of counts stays within a limit.
-bool fits(int64_t limit, std::initializer_list<int64_t> factors) {
-  for (const int64_t factor : factors) {
-    if (factor == 0) return true;
-    limit /= factor;
-  }
-  return limit > 0;
-}
-
-dyndeploy_status check_backward_sizes(const Problem& problem, const Wanted& wanted) {
-  DYNDEPLOY_TRY(check_sizes(problem));
-  const int64_t N = std::max<int64_t>(problem.N, 1), pixels = problem.pixels(), of_x = problem.window.H * problem.window.W;
-  const int64_t outputs = divide_up(problem.O, kFewestColumns), m = problem.regions;
-  if (!fits(kMostCount, {pixels, output_vectors(problem)}) ||
-      !fits(kMostCount, {N, divide_up(pixels, cuda::kCopyPixels), divide_up(output_vectors(problem), cuda::kCopyVectors)}))
-    return cuda::too_large(kOp, "numbers of Y's gradient");
-  if (!fits(kMostCount, {stages(problem), stage_depth(problem)}) ||
-      !fits(kMostCount, {problem.window.taps(), channel_vectors(problem), wide(problem.dtype)}))
-    return cuda::too_large(kOp, "channels and taps");
-  const int64_t spread_tiles = divide_up(spread_columns(problem), kFewestColumns);
-  if (wanted.x && (!fits(kMostFloats, {pixels, spread_columns(problem)}) ||
-                   !fits(kMostCount, {N, most_tiles(problem, kFewestRows), spread_tiles}) ||
-                   !fits(kMostCount, {N, divide_up(of_x, kFoldPixels), divide_up(problem.C, kFoldChannels)})))
-    return cuda::too_large(kOp, "tiles of the gradient of X");
-  if (wanted.filters &&
-      (!fits(kMostFloats, {part_slots(pixels, part_pixels()), problem.O, weigh_columns(problem)}) ||
-       !fits(kMostCount, {N, most_parts(problem), outputs, divide_up(weigh_columns(problem), kFewestColumns)}) ||
-       !fits(kMostCount, {N, m, divide_up(problem.O, kJoinOutputs)})))
-    return cuda::too_large(kOp, "tiles of the gradient of filters");
-  if (wanted.guide && (!fits(kMostFloats, {N, outputs, m, pixels}) ||
-                       !fits(kMostCount, {N, m, outputs, divide_up(pixels, kFewestRows)})))
-    return cuda::too_large(kOp, "tiles of the gradient of guide");
-  return DYNDEPLOY_OK;
-}
-
-// --- memory
-
-// Samples whose sums, of so many floats each, are there at a time; and the floats of all of them. The latter never fall when
-// an extent grows.
-struct Pass {
-  int64_t samples, floats;
-  Pass(const Problem& problem, int64_t of_sample) {
-    const int64_t most = kMostPass / 4, all = fits(most, {problem.N, of_sample}) ? problem.N * of_sample : most;
-    floats = std::max(all, problem.N ? of_sample : 0);
-    samples = of_sample ? std::min(problem.N, floats / of_sample) : problem.N;
-    if (used_samples) samples = std::min<int64_t>(samples, used_samples);
-  }
-};
-
-struct Buffers {
-  Sixteen* x;
-  Sixteen* y;  // its gradient
-  Sixteen* filters;
-  Sorting sorting;
-  float* columns;
-  float* sums;
-  float* g;
-  float* bias_sums;
-};
-
-Buffers lay_out(const Problem& problem, const Wanted& wanted, Workspace& workspace) {
-  Buffers b{};
-  if (wanted.filters || wanted.guide) b.x = take_x(problem, workspace);
-  if (wanted.products()) b.y = workspace.take<Sixteen>(problem.N * problem.pixels() * output_vectors(problem));
-  if (wanted.x || wanted.guide) b.filters = take_filters(problem, workspace);
-  if (wanted.x || wanted.filters) b.sorting = take_sorting(problem, workspace);
-  if (wanted.filters) {
-    b.sorting.places = workspace.take<Pixel>(problem.N * problem.pixels());
-    b.sorting.parts = workspace.take<Tile>(problem.N * most_parts(problem));
-    b.sums = workspace.take<float>(Pass(problem, weigh_floats(problem)).floats);
-  }
-  if (wanted.x) b.columns = workspace.take<float>(Pass(problem, spread_floats(problem)).floats);
-  if (wanted.guide) b.g = workspace.take<float>(problem.N * respond_floats(problem));
-  if (wanted.b) b.bias_sums = workspace.take<float>(cuda::bias_sums(problem.N * problem.pixels(), problem.O));
-  return b;
-}
-
-uint64_t workspace_of(const Problem& problem, const Wanted& wanted) {
-  Workspace workspace;
-  lay_out(problem, wanted, workspace);
-  return workspace.bytes();
-}
-
-// --- products
 
 template <class Shape, class Type, class Columns = cuda::DepthInColumns, class Rows = cuda::DepthInside>
 struct ProductOf {
@@ -448,16 +316,18 @@ class Backward {
   Filters filters_{};
 };
 
-dyndeploy_status resolve_backward(const dyndeploy_drconv* attributes, const dyndeploy_tensor* gradient,
-                                  const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients,
-                                  const dyndeploy_cuda_resources* resources, Problem* problem) {
-  DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
-  if (resources->packed) return bad_argument("%s: nothing of it can be packed, but packed is not NULL", kOp);
-  DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
-  DYNDEPLOY_TRY(check_output(*problem, gradient, "the gradient of Y"));
-  DYNDEPLOY_TRY(check_gradients(*problem, inputs, gradients));
-  return check_backward_sizes(*problem, Wanted(gradients));
-}
+struct BackwardCall : BackwardArguments<dyndeploy_drconv, dyndeploy_cuda_resources> {
+  Problem problem{};
+
+  dyndeploy_status resolve() {
+    DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
+    DYNDEPLOY_TRY(check_unpacked(kOp, resources->packed));
+    return drconv::resolve(attributes, inputs, &problem);
+  }
+  dyndeploy_status prepare() const { return check_backward_sizes(problem, Wanted(gradients)); }
+  uint64_t workspace() const { return workspace_of(problem, Wanted(gradients)); }
+  dyndeploy_status run() const { return Backward(problem, *gradient, inputs, gradients, *resources).run(); }
+};
 
 // --- the list of kernels
 
@@ -513,30 +383,20 @@ dyndeploy_status dyndeploy_drconv_cuda_backward_workspace(const dyndeploy_drconv
                                                           const dyndeploy_tensor inputs[4],
                                                           const dyndeploy_tensor gradients[4],
                                                           const dyndeploy_cuda_resources* resources, uint64_t* bytes) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = workspace_of(problem, Wanted(gradients));
-  return DYNDEPLOY_OK;
+  return query_backward(kOp, kGradients, BackwardCall{{attributes, gradient, inputs, gradients, resources}}, bytes);
 }
 
 dyndeploy_status dyndeploy_drconv_cuda_backward(const dyndeploy_drconv* attributes, const dyndeploy_tensor* gradient,
                                                 const dyndeploy_tensor inputs[4], const dyndeploy_tensor gradients[4],
                                                 const dyndeploy_cuda_resources* resources) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem));
-  for (int i = 0; i < 4; ++i) DYNDEPLOY_TRY(check_data(kOp, kInputs[i], inputs[i]));
-  DYNDEPLOY_TRY(check_data(kOp, "the gradient of Y", *gradient));
-  DYNDEPLOY_TRY(check_gradients_data(gradients));
-  DYNDEPLOY_TRY(cuda::check_workspace(kOp, *resources, workspace_of(problem, Wanted(gradients))));
-  return Backward(problem, *gradient, inputs, gradients, *resources).run();
+  return run_backward(kOp, kInputs, kGradients, BackwardCall{{attributes, gradient, inputs, gradients, resources}});
 }
 
 dyndeploy_status dyndeploy_drconv_cuda_use_backward(int32_t tile, int32_t part_pixels, int32_t samples) {
   if (tile != 0 && tile != SmallShape::kRows && tile != LargeShape::kRows)
     return bad_argument("%s: there is no tile of %d rows", kOp, tile);
-  DYNDEPLOY_TRY(check_range(kOp, "pixels of a part", part_pixels, 0, kMostCount));
-  DYNDEPLOY_TRY(check_range(kOp, "samples", samples, 0, kMostCount));
+  DYNDEPLOY_TRY(check_range(kOp, "pixels of a part", part_pixels, 0, cuda::kMostCount));
+  DYNDEPLOY_TRY(check_range(kOp, "samples", samples, 0, cuda::kMostCount));
   used_tile = tile;
   used_part = part_pixels;
   used_samples = samples;

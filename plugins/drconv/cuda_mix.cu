@@ -9,6 +9,7 @@
 // pixels of one region only.
 #include <atomic>
 
+#include "common/entry.h"
 #include "drconv/convolve_scaled.cuh"
 #include "drconv/cuda_mix.h"
 #include "drconv/launch.h"
@@ -297,21 +298,24 @@ dyndeploy_status run(const Problem& problem, const dyndeploy_tensor* inputs, con
   return run_stored(problem, inputs, Y, tf32, buffers, stream);
 }
 
-dyndeploy_status resolve_forward(const dyndeploy_drconv* attributes, const dyndeploy_tensor* inputs,
-                                 const dyndeploy_tensor* output, const dyndeploy_cuda_resources* resources,
-                                 Problem* problem) {
-  DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
-  if (resources->packed) return bad_argument("%s: nothing of it can be packed, but packed is not NULL", kOp);
-  DYNDEPLOY_TRY(resolve(attributes, inputs, problem));
-  DYNDEPLOY_TRY(check_output(problem->convolution, output));
-  return check_sizes(*problem);
-}
-
 template <class T, class Shape, class Product>
 dyndeploy_cuda_kernel scaled_entry(const char* name) {
   return cuda::kernel_entry(name, convolve_scaled<T, Shape, Product>, Shape::kThreads, sizeof(cuda::GemmShared<Shape>),
                             Shape::kBlocks);
 }
+
+struct ForwardCall : ForwardArguments<dyndeploy_drconv, dyndeploy_cuda_resources> {
+  Problem problem{};
+
+  dyndeploy_status resolve() {
+    DYNDEPLOY_TRY(cuda::check_resources(kOp, resources));
+    DYNDEPLOY_TRY(check_unpacked(kOp, resources->packed));
+    return mix::resolve(attributes, inputs, &problem);
+  }
+  dyndeploy_status prepare() const { return check_sizes(problem); }
+  uint64_t workspace() const { return workspace_of(problem); }
+  dyndeploy_status run() const { return mix::run(problem, inputs, *output, *resources); }
+};
 
 }  // namespace
 
@@ -356,20 +360,11 @@ dyndeploy_status dyndeploy_drconv_cuda_forward_mix_workspace(const dyndeploy_drc
                                                              const dyndeploy_tensor inputs[5],
                                                              const dyndeploy_tensor* output,
                                                              const dyndeploy_cuda_resources* resources, uint64_t* bytes) {
-  mix::Problem problem;
-  DYNDEPLOY_TRY(mix::resolve_forward(attributes, inputs, output, resources, &problem));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = mix::workspace_of(problem);
-  return DYNDEPLOY_OK;
+  return query_forward(kOp, mix::ForwardCall{{attributes, inputs, output, resources}}, bytes);
 }
 
 dyndeploy_status dyndeploy_drconv_cuda_forward_mix(const dyndeploy_drconv* attributes, const dyndeploy_tensor inputs[5],
                                                    const dyndeploy_tensor* output,
                                                    const dyndeploy_cuda_resources* resources) {
-  mix::Problem problem;
-  DYNDEPLOY_TRY(mix::resolve_forward(attributes, inputs, output, resources, &problem));
-  for (int i = 0; i < mix::kCount; ++i) DYNDEPLOY_TRY(check_data(kOp, mix::kInputs[i], inputs[i]));
-  DYNDEPLOY_TRY(check_data(kOp, "Y", *output));
-  DYNDEPLOY_TRY(cuda::check_workspace(kOp, *resources, mix::workspace_of(problem)));
-  return mix::run(problem, inputs, *output, *resources);
+  return run_forward(kOp, mix::kInputs, mix::ForwardCall{{attributes, inputs, output, resources}});
 }

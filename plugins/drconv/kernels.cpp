@@ -1,30 +1,44 @@
 // The C ABI on CPUs: checks, then the kernels of the instruction set in use.
 #include "drconv/kernels.h"
 
+#include "common/entry.h"
 #include "drconv/cpu.h"
 
 namespace dyndeploy::drconv {
 namespace {
 
-// All that is known without data.
-dyndeploy_status resolve_call(const dyndeploy_drconv* a, const dyndeploy_tensor* inputs, const dyndeploy_tensor* output,
-                              const dyndeploy_resources* resources, Problem* problem) {
-  DYNDEPLOY_TRY(resolve(a, inputs, problem));
-  DYNDEPLOY_TRY(check_resources(kOp, resources));
-  if (resources->packed) return bad_argument("%s: nothing of it can be packed, but packed is not NULL", kOp);
-  return check_output(*problem, output);
-}
+struct ForwardCall : ForwardArguments<dyndeploy_drconv, dyndeploy_resources> {
+  Problem problem{};
 
-dyndeploy_status resolve_backward(const dyndeploy_drconv* a, const dyndeploy_tensor* gradient,
-                                  const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients,
-                                  const dyndeploy_resources* resources, Problem* problem) {
-  DYNDEPLOY_TRY(resolve(a, inputs, problem));
-  DYNDEPLOY_TRY(check_resources(kOp, resources));
-  DYNDEPLOY_TRY(check_output(*problem, gradient, "the gradient of Y"));
-  DYNDEPLOY_TRY(check_gradients(*problem, inputs, gradients));
-  if (problem->window.H * problem->window.W >= INT32_MAX) return unsupported("%s: X has 2^31 pixels or more", kOp);
-  return DYNDEPLOY_OK;
-}
+  dyndeploy_status resolve() {
+    DYNDEPLOY_TRY(drconv::resolve(attributes, inputs, &problem));
+    DYNDEPLOY_TRY(check_resources(kOp, resources));
+    return check_unpacked(kOp, resources->packed);
+  }
+  uint64_t workspace() const { return DYNDEPLOY_PICK(drconv_forward_workspace)(problem, inputs, *output, resources); }
+  dyndeploy_status run() const {
+    DYNDEPLOY_PICK(drconv_forward)(problem, inputs, *output, resources);
+    return DYNDEPLOY_OK;
+  }
+};
+
+struct BackwardCall : BackwardArguments<dyndeploy_drconv, dyndeploy_resources> {
+  Problem problem{};
+
+  dyndeploy_status resolve() {
+    DYNDEPLOY_TRY(drconv::resolve(attributes, inputs, &problem));
+    return check_resources(kOp, resources);
+  }
+  dyndeploy_status prepare() const {
+    if (problem.window.H * problem.window.W >= INT32_MAX) return unsupported("%s: X has 2^31 pixels or more", kOp);
+    return DYNDEPLOY_OK;
+  }
+  uint64_t workspace() const { return DYNDEPLOY_PICK(drconv_backward_workspace)(problem, gradients, resources); }
+  dyndeploy_status run() const {
+    DYNDEPLOY_PICK(drconv_backward)(problem, *gradient, inputs, gradients, resources);
+    return DYNDEPLOY_OK;
+  }
+};
 
 }  // namespace
 }  // namespace dyndeploy::drconv
@@ -36,23 +50,12 @@ dyndeploy_status dyndeploy_drconv_cpu_forward_workspace(const dyndeploy_drconv* 
                                                         const dyndeploy_tensor inputs[4],
                                                         const dyndeploy_tensor* output,
                                                         const dyndeploy_resources* resources, uint64_t* bytes) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_call(attributes, inputs, output, resources, &problem));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = DYNDEPLOY_PICK(drconv_forward_workspace)(problem, inputs, *output, resources);
-  return DYNDEPLOY_OK;
+  return query_forward(kOp, ForwardCall{{attributes, inputs, output, resources}}, bytes);
 }
 
 dyndeploy_status dyndeploy_drconv_cpu_forward(const dyndeploy_drconv* attributes, const dyndeploy_tensor inputs[4],
                                               const dyndeploy_tensor* output, const dyndeploy_resources* resources) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_call(attributes, inputs, output, resources, &problem));
-  for (int i = 0; i < 4; ++i) DYNDEPLOY_TRY(check_data(kOp, kInputs[i], inputs[i]));
-  DYNDEPLOY_TRY(check_data(kOp, "Y", *output));
-  DYNDEPLOY_TRY(
-      check_workspace(kOp, *resources, DYNDEPLOY_PICK(drconv_forward_workspace)(problem, inputs, *output, resources)));
-  DYNDEPLOY_PICK(drconv_forward)(problem, inputs, *output, resources);
-  return DYNDEPLOY_OK;
+  return run_forward(kOp, kInputs, ForwardCall{{attributes, inputs, output, resources}});
 }
 
 dyndeploy_status dyndeploy_drconv_cpu_backward_workspace(const dyndeploy_drconv* attributes,
@@ -60,23 +63,11 @@ dyndeploy_status dyndeploy_drconv_cpu_backward_workspace(const dyndeploy_drconv*
                                                          const dyndeploy_tensor inputs[4],
                                                          const dyndeploy_tensor gradients[4],
                                                          const dyndeploy_resources* resources, uint64_t* bytes) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem));
-  if (!bytes) return bad_argument("%s: bytes is NULL", kOp);
-  *bytes = DYNDEPLOY_PICK(drconv_backward_workspace)(problem, gradients, resources);
-  return DYNDEPLOY_OK;
+  return query_backward(kOp, kGradients, BackwardCall{{attributes, gradient, inputs, gradients, resources}}, bytes);
 }
 
 dyndeploy_status dyndeploy_drconv_cpu_backward(const dyndeploy_drconv* attributes, const dyndeploy_tensor* gradient,
                                                const dyndeploy_tensor inputs[4], const dyndeploy_tensor gradients[4],
                                                const dyndeploy_resources* resources) {
-  Problem problem;
-  DYNDEPLOY_TRY(resolve_backward(attributes, gradient, inputs, gradients, resources, &problem));
-  for (int i = 0; i < 4; ++i) DYNDEPLOY_TRY(check_data(kOp, kInputs[i], inputs[i]));
-  DYNDEPLOY_TRY(check_data(kOp, "the gradient of Y", *gradient));
-  DYNDEPLOY_TRY(check_gradients_data(gradients));
-  DYNDEPLOY_TRY(check_workspace(kOp, *resources,
-                                DYNDEPLOY_PICK(drconv_backward_workspace)(problem, gradients, resources)));
-  DYNDEPLOY_PICK(drconv_backward)(problem, *gradient, inputs, gradients, resources);
-  return DYNDEPLOY_OK;
+  return run_backward(kOp, kInputs, kGradients, BackwardCall{{attributes, gradient, inputs, gradients, resources}});
 }

@@ -35,36 +35,6 @@ dyndeploy_status resolve(const dyndeploy_drconv* a, const dyndeploy_tensor* inpu
                       {problem->N, problem->regions * problem->O, problem->depth()});
 }
 
-dyndeploy_status check_output(const Problem& problem, const dyndeploy_tensor* output, const char* name) {
-  if (!output) return bad_argument("%s: %s is NULL", kOp, name);
-  DYNDEPLOY_TRY(check_tensor(kOp, name, *output, problem.dtype,
-                             {problem.N, problem.O, problem.window.Ho, problem.window.Wo}));
-  return check_map(kOp, name, *output);
-}
-
-dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* inputs,
-                                 const dyndeploy_tensor* gradients) {
-  if (!gradients) return bad_argument("%s: gradients is NULL", kOp);
-  for (int i = 0; i < 4; ++i) {
-    if (!gradients[i].data) continue;
-    const int64_t* e = inputs[i].extents;
-    const dyndeploy_tensor& of = gradients[i];
-    if (i == kB)
-      DYNDEPLOY_TRY(check_tensor(kOp, kGradients[i], of, problem.dtype, {e[0]}));
-    else if (i == kFilters)
-      DYNDEPLOY_TRY(check_tensor(kOp, kGradients[i], of, problem.dtype, {e[0], e[1], e[2]}));
-    else
-      DYNDEPLOY_TRY(check_tensor(kOp, kGradients[i], of, problem.dtype, {e[0], e[1], e[2], e[3]}));
-  }
-  return gradients[kX].data ? check_map(kOp, kGradients[kX], gradients[kX]) : DYNDEPLOY_OK;
-}
-
-dyndeploy_status check_gradients_data(const dyndeploy_tensor* gradients) {
-  for (int i = 0; i < 4; ++i)
-    if (gradients[i].data) DYNDEPLOY_TRY(check_data(kOp, kGradients[i], gradients[i]));
-  return DYNDEPLOY_OK;
-}
-
 }  // namespace dyndeploy::drconv
 
 using namespace dyndeploy;
@@ -73,10 +43,5 @@ dyndeploy_status dyndeploy_drconv_output(const dyndeploy_drconv* attributes, con
                                          int64_t extents[4]) {
   drconv::Problem problem;
   DYNDEPLOY_TRY(drconv::resolve(attributes, inputs, &problem));
-  if (!extents) return bad_argument("%s: extents is NULL", drconv::kOp);
-  extents[0] = problem.N;
-  extents[1] = problem.O;
-  extents[2] = problem.window.Ho;
-  extents[3] = problem.window.Wo;
-  return DYNDEPLOY_OK;
+  return answer(drconv::kOp, problem.of_output(), extents);
 }

@@ -16,6 +16,7 @@ struct Problem {
   bool relu;
   int32_t dtype;
 
+  MapExtents of_output() const { return {N, O, window.Ho, window.Wo}; }
   int64_t pixels() const { return window.Ho * window.Wo; }
   int64_t depth() const { return C * window.taps(); }
 };
@@ -29,13 +30,5 @@ dyndeploy_status resolve(const dyndeploy_drconv* a, const dyndeploy_tensor* inpu
 // All but the filters.
 dyndeploy_status resolve_maps(const dyndeploy_drconv* a, const dyndeploy_tensor& X, const dyndeploy_tensor& guide,
                               const dyndeploy_tensor& B, Problem* problem);
-
-// Y, of the right shape.
-dyndeploy_status check_output(const Problem& problem, const dyndeploy_tensor* output, const char* name = "Y");
-
-// A gradient of every input, of its shape; those whose data is NULL are not looked at.
-dyndeploy_status check_gradients(const Problem& problem, const dyndeploy_tensor* inputs, const dyndeploy_tensor* gradients);
-// The data of those that are there.
-dyndeploy_status check_gradients_data(const dyndeploy_tensor* gradients);
 
 }  // namespace dyndeploy::drconv

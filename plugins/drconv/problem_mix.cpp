@@ -47,10 +47,5 @@ dyndeploy_status dyndeploy_drconv_output_mix(const dyndeploy_drconv* attributes,
                                              int64_t extents[4]) {
   drconv::mix::Problem problem;
   DYNDEPLOY_TRY(drconv::mix::resolve(attributes, inputs, &problem));
-  if (!extents) return bad_argument("%s: extents is NULL", drconv::kOp);
-  extents[0] = problem.convolution.N;
-  extents[1] = problem.convolution.O;
-  extents[2] = problem.convolution.window.Ho;
-  extents[3] = problem.convolution.window.Wo;
-  return DYNDEPLOY_OK;
+  return answer(drconv::kOp, problem.of_output(), extents);
 }

@@ -14,6 +14,7 @@ struct Problem {
   drconv::Problem convolution;
   int64_t bases;
 
+  MapExtents of_output() const { return convolution.of_output(); }
   // Of a filter bank, and so of one region's filters.
   int64_t filter_elements() const { return convolution.O * convolution.depth(); }
 };

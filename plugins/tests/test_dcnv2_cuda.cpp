@@ -2,7 +2,7 @@
 // anywhere; misuse.
 #include "cases/dcnv2.h"
 #include "cuda/misuse.h"
-#include "cuda/operator.h"
+#include "cuda/runs.h"
 #include "dcnv2/tiles.h"
 
 namespace dyndeploy::test {
@@ -61,17 +61,9 @@ struct Shape {
 };
 
 // One thing after the other is changed, to sizes below, at and above multiples of the tiles' and vectors'.
-std::vector<Shape> shapes() {
-  std::vector<Shape> all;
-  const auto add = [&](auto change) {
-    Shape shape;
-    shape.window.N = 1;
-    shape.window.kernel[1] = 3;
-    change(shape);
-    shape.window.resolve();
-    all.push_back(shape);
-  };
-  const auto set = [](int64_t (&to)[2], int64_t first, int64_t second) { to[0] = first, to[1] = second; };
+Shapes<Shape> shapes() {
+  Shapes<Shape> all;
+  const auto add = [&](auto change) { all.add_small(change); };
 
   // Rows: N, H, W.
   const auto maps = [&](int64_t N, int64_t H, int64_t W) {
@@ -112,34 +104,26 @@ std::vector<Shape> shapes() {
 }
 
 void run_shapes() {
-  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
-  const std::vector<Shape> all = shapes();
-  for (size_t k = 0; k < all.size(); ++k)
-    for (const size_t m : modes_of(k)) {
-      const Shape& s = all[k];
-      const Note note("shape ", k);
-      Random random(k);
-      const Dcnv2Case drawn = case_of(random, s.window, s.group, s.offset_group, s.c, s.o, Offsets::anywhere);
-      const Using tile(k % (std::size(dcnv2::kTiles) + 1), static_cast<int32_t>((k / 6 + m) % 4));
-      // All pairs of an X and a Y come by, each with every mode.
-      const Layout of_x = kLayouts[(k + m) % 4], of_y = kLayouts[(k / 4 + m) % 4];
-      Dcnv2Call call(random, drawn, kModes[m].dtype, {of_x, kLayouts[(k / 2 + m) % 4], Layout::any, Layout::any});
-      const Note what(call.text());
-      check_forward(random, call, kModes[m].tf32, of_y);
-    }
-  std::printf("%zu shapes\n", all.size());
+  for_each_shape("forward", shapes(), [](Random& random, const Shape& s, size_t k, size_t m) {
+    const Dcnv2Case drawn = case_of(random, s.window, s.group, s.offset_group, s.c, s.o, Offsets::anywhere);
+    const Using tile(k % (std::size(dcnv2::kTiles) + 1), static_cast<int32_t>((k / 6 + m) % 4));
+    // All pairs of an X and a Y come by, each with every mode.
+    Dcnv2Call call(random, drawn, kModes[m].dtype,
+                   {map_layout(k + m), map_layout(k / 2 + m), Layout::any, Layout::any});
+    const Note what(call.text());
+    check_forward(random, call, kModes[m].tf32, map_layout(k / 4 + m));
+  });
 }
 
 // Of the gradients' products: rows are pixels, columns taps and channels (a slab holds 8, 4, 2 or 1 taps, or a part of one),
 // depth outputs; then rows are taps and channels, columns outputs, depth pixels.
-std::vector<Shape> gradient_shapes() {
-  std::vector<Shape> all;
+Shapes<Shape> gradient_shapes() {
+  Shapes<Shape> all;
   const auto add = [&](int64_t N, int64_t H, int64_t W, int64_t group, int64_t offset_group, int64_t c, int64_t o) {
-    Shape shape{.window = {}, .group = group, .offset_group = offset_group, .c = c, .o = o};
-    shape.window.N = N, shape.window.H = H, shape.window.W = W;
-    shape.window.kernel[1] = 3;
-    shape.window.resolve();
-    all.push_back(shape);
+    all.add_small([&](Shape& s) {
+      s.window.N = N, s.window.H = H, s.window.W = W;
+      s.group = group, s.offset_group = offset_group, s.c = c, s.o = o;
+    });
   };
   add(1, 1, 1, 1, 1, 1, 1), add(2, 5, 13, 1, 1, 3, 7), add(1, 8, 8, 1, 1, 9, 33);
   add(1, 3, 11, 1, 1, 17, 65), add(1, 5, 5, 1, 1, 64, 129), add(1, 3, 7, 1, 1, 131, 9);
@@ -152,22 +136,15 @@ std::vector<Shape> gradient_shapes() {
 }
 
 void run_gradient_shapes() {
-  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
-  const std::vector<Shape> all = gradient_shapes();
-  for (size_t k = 0; k < all.size(); ++k)
-    for (const size_t m : modes_of(k)) {
-      const Shape& s = all[k];
-      const Note note("gradients of shape ", k);
-      Random random(k);
-      const Offsets offsets = k % 3 ? Offsets::grid : Offsets::still;
-      const Dcnv2Case drawn = case_of(random, s.window, s.group, s.offset_group, s.c, s.o, offsets);
-      const Using parts(std::size(dcnv2::kTiles), static_cast<int32_t>((k + m / 2) % 3));
-      const Layout first = kLayouts[(k + m) % 4], second = kLayouts[(k / 2 + m) % 4];
-      Dcnv2Call call(random, drawn, kModes[m].dtype, {first, second, Layout::any, Layout::any});
-      const Note what(call.text());
-      check_backward(random, call, kModes[m].tf32, second, {kLayouts[(k / 4 + m) % 4], first, Layout::any, Layout::any});
-    }
-  std::printf("gradients of %zu shapes\n", all.size());
+  for_each_shape("gradients", gradient_shapes(), [](Random& random, const Shape& s, size_t k, size_t m) {
+    const Offsets offsets = k % 3 ? Offsets::grid : Offsets::still;
+    const Dcnv2Case drawn = case_of(random, s.window, s.group, s.offset_group, s.c, s.o, offsets);
+    const Using parts(std::size(dcnv2::kTiles), static_cast<int32_t>((k + m / 2) % 3));
+    const Layout first = map_layout(k + m), second = map_layout(k / 2 + m);
+    Dcnv2Call call(random, drawn, kModes[m].dtype, {first, second, Layout::any, Layout::any});
+    const Note what(call.text());
+    check_backward(random, call, kModes[m].tf32, second, {map_layout(k / 4 + m), first, Layout::any, Layout::any});
+  });
 }
 
 // Far to the right a half has no fraction left: at 1024 and above its numbers are whole, at 2048 every other one.
@@ -191,41 +168,25 @@ void run_wide_map() {
 
 void run_forward(Random& random) {
   const Offsets offsets = random.pick({Offsets::anywhere, Offsets::grid, Offsets::wild});
-  const Dcnv2Case drawn = some_case(random, 60000, offsets);
-  const Mode mode = some_mode(random);
-  Dcnv2Call call(random, drawn, mode.dtype);
-  const Note note("forward: ", call.text());
-  const Using tile = Using::some(random);
-  check_forward(random, call, mode.tf32, Cuda::some_map(random));
+  check_drawn_forward<Dcnv2Cuda>(random, "forward", some_case(random, 60000, offsets), Using::some);
 }
 
 // Offsets on the grid, since a gradient jumps where a coordinate is rounded across an integer.
 void run_backward(Random& random) {
-  const Dcnv2Case drawn = some_case(random, 20000, random.pick({Offsets::grid, Offsets::wild, Offsets::still}));
-  const Mode mode = some_mode(random);
-  Dcnv2Call call(random, drawn, mode.dtype);
-  const Note note("backward: ", call.text());
-  const Using parts = Using::some(random);
-  check_backward(random, call, mode.tf32, Cuda::some_map(random));
+  const Offsets offsets = random.pick({Offsets::grid, Offsets::wild, Offsets::still});
+  check_drawn_backward<Dcnv2Cuda>(random, some_case(random, 20000, offsets), Using::some);
 }
 
 // What is no number in a pixel, or in a mask, is in all results that sampled it, and in no others.
 void run_special(Random& random) {
-  const Dcnv2Case drawn = special_case(random, 40000);
-  const Mode mode = some_mode(random);
-  Dcnv2Call call(random, drawn, mode.dtype);
-  const Note note("special: ", call.text());
-  const Using tile = Using::some(random);
-  check_forward(random, call, mode.tf32, Cuda::some_map(random));
+  check_drawn_forward<Dcnv2Cuda>(random, "special", special_case(random, 40000), Using::some);
 }
 
 void run_growth(Random& random) {
   const WindowCase small(random);
   const int64_t group = random.pick<int64_t>({1, 1, 2, 5}), c = random.size(600), o = random.size(600);
   const dyndeploy_dcnv2 a = attributes_of(random, small, group, random.pick<int64_t>({1, group}));
-  WindowCase large = small;
-  for (int64_t* size : {&large.N, &large.H, &large.W}) *size = grown(random, *size);
-  large.resolve();
+  const WindowCase large = grown(random, small);
   const int64_t more_c = grown(random, c), more_o = grown(random, o);
   check_growth<Dcnv2Cuda>(random, a, extents_of(a, small, c, o), extents_of(a, large, more_c, more_o));
 }

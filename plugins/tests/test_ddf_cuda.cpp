@@ -1,7 +1,7 @@
 // DDF and DDF-Up on CUDA: forward and backward in all layouts and types, with tails along every dim; constant filters; misuse.
 #include "cases/ddf.h"
 #include "cuda/misuse.h"
-#include "cuda/operator.h"
+#include "cuda/runs.h"
 
 namespace dyndeploy::test {
 namespace {
@@ -41,17 +41,9 @@ struct Shape {
 };
 
 // One thing after the other is changed, to sizes below, at and above multiples of the tiles' and vectors'.
-std::vector<Shape> shapes() {
-  std::vector<Shape> all;
-  const auto add = [&](auto change) {
-    Shape shape;
-    shape.window.N = 1;
-    shape.window.kernel[1] = 3;
-    change(shape);
-    shape.window.resolve();
-    all.push_back(shape);
-  };
-  const auto set = [](int64_t (&to)[2], int64_t first, int64_t second) { to[0] = first, to[1] = second; };
+Shapes<Shape> shapes() {
+  Shapes<Shape> all;
+  const auto add = [&](auto change) { all.add_small(change); };
 
   // Pixels.
   for (const int64_t W : {1, 2, 3, 4, 7, 8, 9, 15, 17, 31, 33, 63, 65, 130}) add([&](Shape& s) { s.window.W = W; });
@@ -93,37 +85,27 @@ std::vector<Shape> shapes() {
 }
 
 void run_shapes() {
-  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
-  const std::vector<Shape> all = shapes();
-  for (size_t k = 0; k < all.size(); ++k)
-    for (size_t m = 0; m < 4; ++m) {
-      const Shape& s = all[k];
-      const Note note("shape ", k);
-      Random random(k);
-      DdfCase drawn = case_of(random, s.window, s.heads, s.scale, s.heads * s.c);
-      // Every X comes with every type, every Y, and with products and sums, normed or not.
-      drawn.attributes.combine = (m / 2 + k) % 2;
-      drawn.attributes.filter_norm = s.window.taps() > 1 && (m + k / 2) % 2;
-      const Layout of_x = kLayouts[m], of_y = kLayouts[(k + m) % 4];
-      DdfCall call(random, drawn, kDtypes[(k + m) % 3], {of_x, Layout::any, kLayouts[(k / 4 + m) % 4], Layout::any});
-      const Note what(call.text());
-      check_forward(random, call, 0, of_y);
-    }
-  std::printf("%zu shapes\n", all.size());
+  const auto run = [](Random& random, const Shape& s, size_t k, size_t m) {
+    DdfCase drawn = case_of(random, s.window, s.heads, s.scale, s.heads * s.c);
+    // Every X comes with every type, every Y, and with products and sums, normed or not.
+    drawn.attributes.combine = (m / 2 + k) % 2;
+    drawn.attributes.filter_norm = s.window.taps() > 1 && (m + k / 2) % 2;
+    DdfCall call(random, drawn, kDtypes[(k + m) % 3], {map_layout(m), Layout::any, map_layout(k / 4 + m), Layout::any});
+    const Note what(call.text());
+    check_forward(random, call, 0, map_layout(k + m));
+  };
+  for_each_shape("forward", shapes(), run, [](size_t) { return std::vector<size_t>{0, 1, 2, 3}; });
 }
 
 // As shapes() for the gradients: tails of a thread's pixels, of a warp's and a part's, of units and taps.
-std::vector<Shape> gradient_shapes() {
-  std::vector<Shape> all;
+Shapes<Shape> gradient_shapes() {
+  Shapes<Shape> all;
   const auto add = [&](int64_t H, int64_t W, int64_t heads, int64_t c, auto change) {
-    Shape shape{.window = {}, .heads = heads, .c = c};
-    shape.window.N = 1, shape.window.H = H, shape.window.W = W;
-    shape.window.kernel[1] = 3;
-    change(shape);
-    shape.window.resolve();
-    all.push_back(shape);
+    all.add_small([&](Shape& s) {
+      s.window.H = H, s.window.W = W, s.heads = heads, s.c = c;
+      change(s);
+    });
   };
-  const auto set = [](int64_t (&to)[2], int64_t first, int64_t second) { to[0] = first, to[1] = second; };
   const auto usual = [](Shape&) {};
   add(1, 1, 1, 1, usual);
   add(5, 13, 1, 8, usual);
@@ -147,61 +129,39 @@ std::vector<Shape> gradient_shapes() {
   return all;
 }
 
+Using some_use(Random& random) { return {random.pick({0, 0, 1, 7, 40}), random.pick({0, 0, 1, 2})}; }
+
 void run_gradient_shapes() {
-  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
-  const std::vector<Shape> all = gradient_shapes();
-  for (size_t k = 0; k < all.size(); ++k)
-    for (size_t m = 0; m < 3; ++m) {
-      const Shape& s = all[k];
-      const Note note("shape ", k, " for gradients");
-      Random random(k);
-      DdfCase drawn = case_of(random, s.window, s.heads, s.scale, s.heads * s.c);
-      drawn.attributes.combine = (m + k) % 2;
-      drawn.attributes.filter_norm = s.window.taps() > 1 && (m + k / 2) % 2;
-      // Dense rows, vectors, and now and then maps of different layouts.
-      const bool mixed = m == 2;
-      const auto layout = [&](size_t of) { return mixed ? kLayouts[(k + of) % 4] : kLayouts[m]; };
-      DdfCall call(random, drawn, kDtypes[(k + m) % 3], {layout(0), Layout::any, layout(1), Layout::any});
-      const Note what(call.text());
-      const Using use(random.pick({0, 0, 1, 7, 40}), random.pick({0, 1, 2}));
-      check_backward(random, call, 0, layout(2), {layout(3), Layout::any, layout(1), Layout::any});
-    }
-  std::printf("%zu shapes for gradients\n", all.size());
+  const auto run = [](Random& random, const Shape& s, size_t k, size_t m) {
+    DdfCase drawn = case_of(random, s.window, s.heads, s.scale, s.heads * s.c);
+    drawn.attributes.combine = (m + k) % 2;
+    drawn.attributes.filter_norm = s.window.taps() > 1 && (m + k / 2) % 2;
+    // Dense rows, vectors, and now and then maps of different layouts.
+    const auto layout = [&](size_t of) { return map_layout(m == 2 ? k + of : m); };
+    DdfCall call(random, drawn, kDtypes[(k + m) % 3], {layout(0), Layout::any, layout(1), Layout::any});
+    const Note what(call.text());
+    const Using use = some_use(random);
+    check_backward(random, call, 0, layout(2), {layout(3), Layout::any, layout(1), Layout::any});
+  };
+  for_each_shape("gradients", gradient_shapes(), run, [](size_t) { return std::vector<size_t>{0, 1, 2}; });
 }
 
-void run_backward(Random& random) {
-  const DdfCase drawn = some_case(random, 12000);
-  const Mode mode = some_mode(random);
-  DdfCall call(random, drawn, mode.dtype);
-  const Note note(call.text());
-  const Using use(random.pick({0, 0, 1, 7, 40}), random.pick({0, 0, 1, 2}));
-  check_backward(random, call, mode.tf32, Cuda::some_map(random));
-}
+void run_backward(Random& random) { check_drawn_backward<DdfCuda>(random, some_case(random, 12000), some_use); }
 
-void run_forward(Random& random) {
-  const DdfCase drawn = some_case(random, 60000);
-  const Mode mode = some_mode(random);
-  DdfCall call(random, drawn, mode.dtype);
-  const Note note("forward: ", call.text());
-  check_forward(random, call, mode.tf32, Cuda::some_map(random));
-}
+void run_forward(Random& random) { check_drawn_forward<DdfCuda>(random, "forward", some_case(random, 60000)); }
 
 // What is no number in a pixel is in all results whose window has it, and in no others.
 void run_special(Random& random) {
   DdfCase drawn = some_case(random, 30000);
   spoil(random, drawn.inputs[0]);
-  DdfCall call(random, drawn, some_dtype(random));
-  const Note note("special: ", call.text());
-  check_forward(random, call, 0, Cuda::some_map(random));
+  check_drawn_forward<DdfCuda>(random, "special", drawn);
 }
 
 void run_growth(Random& random) {
   const WindowCase small(random);
   const int64_t heads = random.pick<int64_t>({1, 1, 2, 5}), c = random.size(600);
   const dyndeploy_ddf a = attributes_of(random, small, heads, random.pick<int64_t>({1, 2, 3}));
-  WindowCase large = small;
-  for (int64_t* size : {&large.N, &large.H, &large.W}) *size = grown(random, *size);
-  large.resolve();
+  const WindowCase large = grown(random, small);
   check_growth<DdfCuda>(random, a, extents_of(a, small, heads * c), extents_of(a, large, heads * grown(random, c)));
 }
 

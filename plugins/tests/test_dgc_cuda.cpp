@@ -2,7 +2,7 @@
 // numbers; misuse.
 #include "cases/dgc.h"
 #include "cuda/misuse.h"
-#include "cuda/operator.h"
+#include "cuda/runs.h"
 
 namespace dyndeploy::test {
 namespace {
@@ -37,17 +37,9 @@ struct Shape {
 };
 
 // One thing after the other is changed, to sizes below, at and above multiples of the tiles' and vectors'.
-std::vector<Shape> shapes() {
-  std::vector<Shape> all;
-  const auto add = [&](auto change) {
-    Shape shape;
-    shape.window.N = 1;
-    shape.window.kernel[1] = 3;
-    change(shape);
-    shape.window.resolve();
-    all.push_back(shape);
-  };
-  const auto set = [](int64_t (&to)[2], int64_t first, int64_t second) { to[0] = first, to[1] = second; };
+Shapes<Shape> shapes() {
+  Shapes<Shape> all;
+  const auto add = [&](auto change) { all.add_small(change); };
 
   const auto maps = [&](int64_t N, int64_t H, int64_t W) {
     add([&](Shape& s) { s.window.N = N, s.window.H = H, s.window.W = W; });
@@ -76,31 +68,23 @@ std::vector<Shape> shapes() {
   return all;
 }
 
-void run_shapes() {
-  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
-  const std::vector<Shape> all = shapes();
-  for (size_t k = 0; k < all.size(); ++k)
-    for (const size_t m : modes_of(k)) {
-      const Shape& s = all[k];
-      const Note note("shape ", k);
-      Random random(k);
-      DgcCase drawn = case_of(random, s.window, s.heads, s.c, s.o, s.inactive, s.saliency);
-      drawn.attributes.shuffle = static_cast<int64_t>((k + m / 2) % 2);
-      const Layout of_x = kLayouts[(k + m) % 4], of_y = kLayouts[(k / 4 + m) % 4];
-      DgcCall call(random, drawn, kModes[m].dtype, {of_x, Layout::any, Layout::any, Layout::any});
-      const Note what(call.text());
-      check_forward(random, call, kModes[m].tf32, of_y);
-    }
-  std::printf("%zu shapes\n", all.size());
+// Of the k-th shape with mode m.
+DgcCase case_of_shape(Random& random, const Shape& s, size_t k, size_t m) {
+  DgcCase drawn = case_of(random, s.window, s.heads, s.c, s.o, s.inactive, s.saliency);
+  drawn.attributes.shuffle = static_cast<int64_t>((k + m / 2) % 2);
+  return drawn;
 }
 
-void run_forward(Random& random) {
-  const DgcCase drawn = some_case(random, 60000);
-  const Mode mode = some_mode(random);
-  DgcCall call(random, drawn, mode.dtype);
-  const Note note("forward: ", call.text());
-  check_forward(random, call, mode.tf32, Cuda::some_map(random));
+void run_shapes() {
+  for_each_shape("forward", shapes(), [](Random& random, const Shape& s, size_t k, size_t m) {
+    const DgcCase drawn = case_of_shape(random, s, k, m);
+    DgcCall call(random, drawn, kModes[m].dtype, {map_layout(k + m), Layout::any, Layout::any, Layout::any});
+    const Note what(call.text());
+    check_forward(random, call, kModes[m].tf32, map_layout(k / 4 + m));
+  });
 }
+
+void run_forward(Random& random) { check_drawn_forward<DgcCuda>(random, "forward", some_case(random, 60000)); }
 
 // Gradients are made with tiles of so many rows, and passes of so many bytes, while this lives.
 struct Use {
@@ -110,26 +94,21 @@ struct Use {
 };
 
 void run_backward(Random& random) {
-  const DgcCase drawn = finite(some_case(random, 15000));
-  const Mode mode = some_mode(random);
-  DgcCall call(random, drawn, mode.dtype);
-  const Note note(call.text());
-  const Use use(random.pick({0, 64, 128}), random.pick<int64_t>({0, 0, 1, 20000}));
-  check_backward(random, call, mode.tf32, Cuda::some_map(random));
+  check_drawn_backward<DgcCuda>(random, finite(some_case(random, 15000)), [](Random& r) {
+    return Use(r.pick({0, 64, 128}), r.pick<int64_t>({0, 0, 1, 20000}));
+  });
 }
 
 // One thing after the other is changed, from tiles that are full in no dim.
-void run_backward_shapes() {
-  std::vector<Shape> all;
+Shapes<Shape> backward_shapes() {
+  Shapes<Shape> all;
   const auto add = [&](auto change) {
-    Shape shape;
-    shape.window.N = 2;
-    shape.c = 34, shape.inactive = 15, shape.o = 9;
-    change(shape);
-    shape.window.resolve();
-    all.push_back(shape);
+    all.add([&](Shape& shape) {
+      shape.window.N = 2;
+      shape.c = 34, shape.inactive = 15, shape.o = 9;
+      change(shape);
+    });
   };
-  const auto set = [](int64_t (&to)[2], int64_t first, int64_t second) { to[0] = first, to[1] = second; };
   add([](Shape&) {});
   // More than a tile of pixels, of kept channels, of outputs; of those that are joined; of a part of W's gradient.
   add([](Shape& s) { s.window.H = 9, s.window.W = 15, s.c = 70, s.inactive = 3; });
@@ -146,40 +125,32 @@ void run_backward_shapes() {
   });
   add([](Shape& s) { s.saliency = Saliency::ties, s.heads = 4; });
   add([](Shape& s) { s.saliency = Saliency::relu, s.inactive = -1; });
-  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
-  for (size_t k = 0; k < all.size(); ++k)
-    for (const size_t m : modes_of(k)) {
-      const Shape& s = all[k];
-      const Note note("backward, shape ", k);
-      Random random(k);
-      DgcCase drawn = case_of(random, s.window, s.heads, s.c, s.o, s.inactive, s.saliency);
-      drawn.attributes.shuffle = static_cast<int64_t>((k + m / 2) % 2);
-      const Layout of_x = kLayouts[(k + m) % 4], of_y = kLayouts[(k / 4 + m) % 4], of_dx = kLayouts[(k + 3 * m + 1) % 4];
-      DgcCall call(random, drawn, kModes[m].dtype, {of_x, Layout::any, Layout::any, Layout::any});
-      const Note what(call.text());
-      const Use use((k + m) % 4 ? 0 : 128, m % 2 ? 1 : 0);
-      check_backward(random, call, kModes[m].tf32, of_y, {of_dx, Layout::any, Layout::any, Layout::any});
-    }
-  std::printf("%zu shapes\n", all.size());
+  return all;
+}
+
+void run_backward_shapes() {
+  for_each_shape("backward", backward_shapes(), [](Random& random, const Shape& s, size_t k, size_t m) {
+    const DgcCase drawn = case_of_shape(random, s, k, m);
+    DgcCall call(random, drawn, kModes[m].dtype, {map_layout(k + m), Layout::any, Layout::any, Layout::any});
+    const Note what(call.text());
+    const Use use((k + m) % 4 ? 0 : 128, m % 2 ? 1 : 0);
+    check_backward(random, call, kModes[m].tf32, map_layout(k / 4 + m),
+                   {map_layout(k + 3 * m + 1), Layout::any, Layout::any, Layout::any});
+  });
 }
 
 // What is no number in a pixel is in all results whose window has it and whose head reads its channel, and in no others.
 void run_special(Random& random) {
   DgcCase drawn = some_case(random, 40000);
   spoil(random, drawn.inputs[0]);
-  const Mode mode = some_mode(random);
-  DgcCall call(random, drawn, mode.dtype);
-  const Note note("special: ", call.text());
-  check_forward(random, call, mode.tf32, Cuda::some_map(random));
+  check_drawn_forward<DgcCuda>(random, "special", drawn);
 }
 
 void run_growth(Random& random) {
   const WindowCase small(random);
   const int64_t c = random.size(600), o = random.size(600), heads = random.pick<int64_t>({1, 2, 4});
   const dyndeploy_dgc a = attributes_of(random, small, heads, random.integer(-1, c));
-  WindowCase large = small;
-  for (int64_t* size : {&large.N, &large.H, &large.W}) *size = grown(random, *size);
-  large.resolve();
+  const WindowCase large = grown(random, small);
   const Use use(0, random.pick<int64_t>({0, 1 << 16, 1 << 22}));
   check_growth<DgcCuda>(random, a, extents_of(a, small, c, o), extents_of(a, large, grown(random, c), grown(random, o)));
 }

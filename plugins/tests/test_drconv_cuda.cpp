@@ -1,7 +1,7 @@
 // DRConv on CUDA: forward and backward in all layouts and types, with tails along every dim; equal and missing logits; misuse.
 #include "cases/drconv.h"
 #include "cuda/misuse.h"
-#include "cuda/operator.h"
+#include "cuda/runs.h"
 
 namespace dyndeploy::test {
 namespace {
@@ -30,17 +30,9 @@ struct Shape {
 };
 
 // One thing after the other is changed, to sizes below, at and above multiples of the tiles' and vectors'.
-std::vector<Shape> shapes() {
-  std::vector<Shape> all;
-  const auto add = [&](auto change) {
-    Shape shape;
-    shape.window.N = 1;
-    shape.window.kernel[1] = 3;
-    change(shape);
-    shape.window.resolve();
-    all.push_back(shape);
-  };
-  const auto set = [](int64_t (&to)[2], int64_t first, int64_t second) { to[0] = first, to[1] = second; };
+Shapes<Shape> shapes() {
+  Shapes<Shape> all;
+  const auto add = [&](auto change) { all.add_small(change); };
 
   // Pixels, also of samples of more than one piece, and with regions that are empty or have almost all.
   const auto maps = [&](int64_t N, int64_t H, int64_t W, Guide guide) {
@@ -68,35 +60,23 @@ std::vector<Shape> shapes() {
 }
 
 void run_shapes() {
-  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
-  const std::vector<Shape> all = shapes();
-  for (size_t k = 0; k < all.size(); ++k)
-    for (const size_t m : modes_of(k)) {
-      const Shape& s = all[k];
-      const Note note("shape ", k);
-      Random random(k);
-      const DrconvCase drawn = case_of(random, s.window, s.regions, s.c, s.o, s.guide);
-      const Layout of_x = kLayouts[(k + m) % 4], of_y = kLayouts[(k / 4 + m) % 4];
-      // Filters in one run: what a generator writes.
-      const Layout of_filters = m % 2 ? Layout::any : Layout::nchw;
-      DrconvCall call(random, drawn, kModes[m].dtype, {of_x, of_filters, kLayouts[(k / 2 + m) % 4], Layout::any});
-      const Note what(call.text());
-      check_forward(random, call, kModes[m].tf32, of_y);
-    }
-  std::printf("%zu shapes\n", all.size());
+  for_each_shape("forward", shapes(), [](Random& random, const Shape& s, size_t k, size_t m) {
+    const DrconvCase drawn = case_of(random, s.window, s.regions, s.c, s.o, s.guide);
+    // Filters in one run: what a generator writes.
+    const Layout of_filters = m % 2 ? Layout::any : Layout::nchw;
+    DrconvCall call(random, drawn, kModes[m].dtype,
+                    {map_layout(k + m), of_filters, map_layout(k / 2 + m), Layout::any});
+    const Note what(call.text());
+    check_forward(random, call, kModes[m].tf32, map_layout(k / 4 + m));
+  });
 }
 
 // Fewer than of the forward: what it shares with that is tested there.
-std::vector<Shape> backward_shapes() {
-  std::vector<Shape> all;
-  const auto add = [&](auto change) {
-    all.emplace_back();
-    change(all.back());
-    all.back().window.resolve();
-  };
+Shapes<Shape> backward_shapes() {
+  Shapes<Shape> all;
   const auto pointwise = [&](int64_t regions, int64_t c, int64_t o, Guide guide) {
-    add([&](Shape& s) {
-      s.window.kernel[0] = s.window.kernel[1] = 1;
+    all.add([&](Shape& s) {
+      set(s.window.kernel, 1, 1);
       std::fill_n(s.window.pads, 4, 0);
       s.regions = regions, s.c = c, s.o = o, s.guide = guide, s.window.W = 15;
     });
@@ -104,10 +84,9 @@ std::vector<Shape> backward_shapes() {
   pointwise(3, 16, 16, Guide::noise), pointwise(1, 3, 5, Guide::noise), pointwise(3, 72, 65, Guide::ties),
       pointwise(4, 8, 24, Guide::one);
   const auto window = [&](int64_t kernel, int64_t stride, int64_t dilation, int64_t c, int64_t o, Guide guide) {
-    add([&](Shape& s) {
-      for (int axis = 0; axis < 2; ++axis) {
-        s.window.kernel[axis] = kernel + axis, s.window.strides[axis] = stride + axis, s.window.dilations[axis] = dilation;
-      }
+    all.add([&](Shape& s) {
+      set(s.window.kernel, kernel, kernel + 1), set(s.window.strides, stride, stride + 1);
+      set(s.window.dilations, dilation, dilation);
       s.window.H = 12, s.window.W = 17, s.c = c, s.o = o, s.guide = guide;
     });
   };
@@ -117,60 +96,47 @@ std::vector<Shape> backward_shapes() {
 }
 
 void run_backward_shapes() {
-  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
-  const std::vector<Shape> all = backward_shapes();
-  for (size_t k = 0; k < all.size(); ++k)
-    // Of the windows that take long, every second mode.
-    for (const size_t m : modes_of(k)) {
-      const Shape& s = all[k];
-      const Note note("backward shape ", k);
-      Random random(k);
-      const Layout of_x = kLayouts[(k + m) % 4], of_filters = m % 2 ? Layout::any : Layout::nchw;
-      const DrconvCase drawn = case_of(random, s.window, s.regions, s.c, s.o, s.guide);
-      DrconvCall call(random, drawn, kModes[m].dtype, {of_x, of_filters, kLayouts[(k / 2 + m) % 4], Layout::any});
-      const Note what(call.text());
-      check_backward(random, call, kModes[m].tf32, kLayouts[(k / 4 + m) % 4],
-                     {kLayouts[(k / 3 + m) % 4], k % 2 ? Layout::any : Layout::nchw, Layout::any, Layout::any});
-    }
-  std::printf("%zu shapes backward\n", all.size());
+  for_each_shape("backward", backward_shapes(), [](Random& random, const Shape& s, size_t k, size_t m) {
+    const Layout of_filters = m % 2 ? Layout::any : Layout::nchw;
+    const DrconvCase drawn = case_of(random, s.window, s.regions, s.c, s.o, s.guide);
+    DrconvCall call(random, drawn, kModes[m].dtype,
+                    {map_layout(k + m), of_filters, map_layout(k / 2 + m), Layout::any});
+    const Note what(call.text());
+    check_backward(random, call, kModes[m].tf32, map_layout(k / 4 + m),
+                   {map_layout(k / 3 + m), k % 2 ? Layout::any : Layout::nchw, Layout::any, Layout::any});
+  });
 }
+
+// A tile of so many rows, parts of so many pixels and so many samples at a time while this lives; 0: the rule's.
+struct Using {
+  Using(int32_t tile, int32_t part, int32_t samples) {
+    CHECK_OK(dyndeploy_drconv_cuda_use_backward(tile, part, samples));
+  }
+  ~Using() { CHECK_OK(dyndeploy_drconv_cuda_use_backward(0, 0, 0)); }
+  Using(const Using&) = delete;
+};
 
 void run_backward(Random& random) {
-  const DrconvCase drawn = some_case(random, 5000);
-  const Mode mode = some_mode(random);
-  DrconvCall call(random, drawn, mode.dtype);
   // Mostly what the rule does not choose on small maps.
-  CHECK_OK(dyndeploy_drconv_cuda_use_backward(random.pick({0, 128}), random.pick({0, 1, 7, 32, 50}), random.pick({0, 1, 2})));
-  const Note note(call.text());
-  check_backward(random, call, mode.tf32, Cuda::some_map(random));
-  CHECK_OK(dyndeploy_drconv_cuda_use_backward(0, 0, 0));
+  check_drawn_backward<DrconvCuda>(random, some_case(random, 5000), [](Random& r) {
+    return Using(r.pick({0, 128}), r.pick({0, 1, 7, 32, 50}), r.pick({0, 1, 2}));
+  });
 }
 
-void run_forward(Random& random) {
-  const DrconvCase drawn = some_case(random, 60000);
-  const Mode mode = some_mode(random);
-  DrconvCall call(random, drawn, mode.dtype);
-  const Note note("forward: ", call.text());
-  check_forward(random, call, mode.tf32, Cuda::some_map(random));
-}
+void run_forward(Random& random) { check_drawn_forward<DrconvCuda>(random, "forward", some_case(random, 60000)); }
 
 // What is no number in a pixel is in all results whose window has it, and in no others.
 void run_special(Random& random) {
   DrconvCase drawn = some_case(random, 40000);
   spoil(random, drawn.inputs[0]);
-  const Mode mode = some_mode(random);
-  DrconvCall call(random, drawn, mode.dtype);
-  const Note note("special: ", call.text());
-  check_forward(random, call, mode.tf32, Cuda::some_map(random));
+  check_drawn_forward<DrconvCuda>(random, "special", drawn);
 }
 
 void run_growth(Random& random) {
   const WindowCase small(random);
   const int64_t c = random.size(600), o = random.size(600);
   const dyndeploy_drconv a = attributes_of(random, small, random.pick<int64_t>({1, 2, 8}));
-  WindowCase large = small;
-  for (int64_t* size : {&large.N, &large.H, &large.W}) *size = grown(random, *size);
-  large.resolve();
+  const WindowCase large = grown(random, small);
   check_growth<DrconvCuda>(random, a, extents_of(a, small, c, o), extents_of(a, large, grown(random, c), grown(random, o)));
 }
 

@@ -1,7 +1,7 @@
 // DRConv with mixed filters on CUDA: forward in all layouts and types, with tails along every dim, in both ways; misuse.
 #include "cases/drconv_mix.h"
 #include "cuda/misuse.h"
-#include "cuda/operator.h"
+#include "cuda/runs.h"
 
 namespace dyndeploy::test {
 namespace {
@@ -45,17 +45,9 @@ struct Shape {
 };
 
 // One thing after the other is changed, to sizes below, at and above multiples of the tiles' and vectors'.
-std::vector<Shape> shapes() {
-  std::vector<Shape> all;
-  const auto add = [&](auto change) {
-    Shape shape;
-    shape.window.N = 1;
-    shape.window.kernel[1] = 3;
-    change(shape);
-    shape.window.resolve();
-    all.push_back(shape);
-  };
-  const auto set = [](int64_t (&to)[2], int64_t first, int64_t second) { to[0] = first, to[1] = second; };
+Shapes<Shape> shapes() {
+  Shapes<Shape> all;
+  const auto add = [&](auto change) { all.add_small(change); };
   const auto one_tap = [&](Shape& s) { set(s.window.kernel, 1, 1), std::fill_n(s.window.pads, 4, 0); };
 
   const auto maps = [&](int64_t N, int64_t H, int64_t W, Guide guide) {
@@ -77,52 +69,36 @@ std::vector<Shape> shapes() {
 }
 
 void run_shapes() {
-  constexpr Layout kLayouts[] = {Layout::nchw, Layout::channels_last, Layout::hwc8, Layout::map};
-  const std::vector<Shape> all = shapes();
-  for (size_t k = 0; k < all.size(); ++k)
-    for (const size_t m : modes_of(k)) {
-      const Shape& s = all[k];
-      const Note note("shape ", k);
-      // Each shape both ways, each with two kinds of type.
-      const Using way((k + m) % 2 == 0, static_cast<int32_t>(k % 3));
-      Random random(k);
-      const DrconvCase drawn = mix_case_of(random, s.window, s.regions, s.c, s.o, s.bases, s.guide);
-      const Layout of_x = kLayouts[(k + m) % 4], of_y = kLayouts[(k / 4 + m) % 4];
-      const Layout of_rest = m % 2 ? Layout::any : Layout::nchw;
-      DrconvMixCall call(random, drawn, kModes[m].dtype,
-                         {of_x, of_rest, of_rest, kLayouts[(k / 2 + m) % 4], Layout::any});
-      const Note what(call.text());
-      check_forward(random, call, kModes[m].tf32, of_y);
-    }
-  std::printf("%zu shapes\n", all.size());
+  for_each_shape("forward", shapes(), [](Random& random, const Shape& s, size_t k, size_t m) {
+    // Each shape both ways, each with two kinds of type.
+    const Using way((k + m) % 2 == 0, static_cast<int32_t>(k % 3));
+    const DrconvCase drawn = mix_case_of(random, s.window, s.regions, s.c, s.o, s.bases, s.guide);
+    const Layout of_rest = m % 2 ? Layout::any : Layout::nchw;
+    DrconvMixCall call(random, drawn, kModes[m].dtype,
+                       {map_layout(k + m), of_rest, of_rest, map_layout(k / 2 + m), Layout::any});
+    const Note what(call.text());
+    check_forward(random, call, kModes[m].tf32, map_layout(k / 4 + m));
+  });
 }
 
 void run_forward(Random& random) {
-  const DrconvCase drawn = some_mix_case(random, 40000);
-  const Mode mode = some_mode(random);
-  const Using way(static_cast<int32_t>(random.integer(-1, 1)), static_cast<int32_t>(random.integer(0, 1)));
-  DrconvMixCall call(random, drawn, mode.dtype);
-  const Note note("forward: ", call.text());
-  check_forward(random, call, mode.tf32, Cuda::some_map(random));
+  check_drawn_forward<DrconvMixCuda>(random, "forward", some_mix_case(random, 40000), [](Random& r) {
+    return Using(static_cast<int32_t>(r.integer(-1, 1)), static_cast<int32_t>(r.integer(0, 1)));
+  });
 }
 
 void run_special(Random& random) {
   DrconvCase drawn = some_mix_case(random, 20000);
   spoil_with_nan(random, drawn.inputs[0]);
-  const Mode mode = some_mode(random);
-  const Using way(static_cast<int32_t>(random.integer(-1, 1)));
-  DrconvMixCall call(random, drawn, mode.dtype);
-  const Note note("special: ", call.text());
-  check_forward(random, call, mode.tf32, Cuda::some_map(random));
+  check_drawn_forward<DrconvMixCuda>(random, "special", drawn,
+                                     [](Random& r) { return Using(static_cast<int32_t>(r.integer(-1, 1))); });
 }
 
 void run_growth(Random& random) {
   const WindowCase small(random);
   const int64_t c = random.size(600), o = random.size(600), bases = random.pick<int64_t>({1, 3, 8, 20});
   const dyndeploy_drconv a = attributes_of(random, small, random.pick<int64_t>({1, 2, 8}));
-  WindowCase large = small;
-  for (int64_t* size : {&large.N, &large.H, &large.W}) *size = grown(random, *size);
-  large.resolve();
+  const WindowCase large = grown(random, small);
   check_growth<DrconvMixCuda>(random, a, extents_of_mix(a, small, c, o, bases),
                               extents_of_mix(a, large, grown(random, c), grown(random, o), grown(random, bases)));
 }

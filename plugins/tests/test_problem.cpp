@@ -1,4 +1,6 @@
 // common/problem.h: what all operators check and resolve.
+#include <algorithm>
+
 #include "check.h"
 #include "common/problem.h"
 
@@ -110,6 +112,60 @@ void test_windows() {
   CHECK_REFUSED(resolve(most, most, most, most, {1, 1}, {most, most, most, most}, {most, most}, &window), "op", "kernel");
 }
 
+void test_outputs() {
+  const dyndeploy_tensor Y = dense({2, 3, 4, 5});
+  const MapExtents extents{2, 3, 4, 5};
+  CHECK_OK(check_output("op", "Y", &Y, DYNDEPLOY_FLOAT32, extents));
+  CHECK_REFUSED(check_output("op", "Y", nullptr, DYNDEPLOY_FLOAT32, extents), "op", "Y", "NULL");
+  CHECK_REFUSED(check_output("op", "Y", &Y, DYNDEPLOY_FLOAT16, extents), "op", "Y", "type");
+  CHECK_REFUSED(check_output("op", "Y", &Y, DYNDEPLOY_FLOAT32, {2, 3, 4, 6}), "op", "Y", "dim 3");
+  dyndeploy_tensor strided = Y;
+  strided.strides[1] = strided.strides[3] = 2;
+  CHECK_REFUSED(check_output("op", "Y", &strided, DYNDEPLOY_FLOAT32, extents), "op", "Y", "strides");
+}
+
+// Those that nobody wants may be anything; the others are of their inputs' shapes.
+void test_gradients() {
+  constexpr const char* kNames[] = {"of X", "of a", "of b", "of c"};
+  const dyndeploy_tensor inputs[] = {dense({2, 3, 4, 5}), dense({2, 3}), dense({3, 1, 1}), dense({3})};
+  dyndeploy_tensor gradients[4];
+  const auto check = [&] { return check_gradients("op", kNames, inputs, gradients); };
+  CHECK_REFUSED(check_gradients("op", kNames, inputs, nullptr), "op", "gradients", "NULL");
+  std::copy(inputs, inputs + 4, gradients);
+  CHECK_OK(check());
+  CHECK_OK(check_gradients_data("op", kNames, gradients));
+  for (int i = 0; i < 4; ++i) {
+    std::copy(inputs, inputs + 4, gradients);
+    ++gradients[i].extents[0];
+    CHECK_REFUSED(check(), "op", kNames[i], "dim 0");
+    gradients[i] = inputs[i];
+    gradients[i].dtype = DYNDEPLOY_FLOAT16;
+    CHECK_REFUSED(check(), "op", kNames[i], "type");
+    gradients[i].rank = 2;
+    gradients[i].data = nullptr;
+    CHECK_OK(check());
+    CHECK_OK(check_gradients_data("op", kNames, gradients));
+    gradients[i] = inputs[i];
+    gradients[i].data = static_cast<char*>(inputs[i].data) + 1;
+    CHECK_OK(check());
+    CHECK_REFUSED(check_gradients_data("op", kNames, gradients), "op", kNames[i], "aligned");
+  }
+  std::copy(inputs, inputs + 4, gradients);
+  gradients[0].strides[1] = gradients[0].strides[3] = 2;
+  CHECK_REFUSED(check(), "op", "of X", "strides");
+}
+
+void test_answers() {
+  uint64_t bytes = 0;
+  CHECK_OK(answer("op", uint64_t{7}, &bytes));
+  CHECK_EQ(bytes, uint64_t{7});
+  CHECK_REFUSED(answer("op", uint64_t{7}, nullptr), "op", "bytes", "NULL");
+  int64_t extents[4] = {};
+  CHECK_OK(answer("op", MapExtents{2, 3, 4, 5}, extents));
+  CHECK_EQ(extents[3], int64_t{5});
+  CHECK_REFUSED(answer("op", MapExtents{2, 3, 4, 5}, nullptr), "op", "extents", "NULL");
+}
+
 // Pieces begin at cache lines, do not overlap, and end within what the query said.
 void test_workspace() {
   for (uintptr_t at = 4096; at < 4096 + 130; ++at) {
@@ -140,5 +196,8 @@ int main() {
   test_maps();
   test_data();
   test_windows();
+  test_outputs();
+  test_gradients();
+  test_answers();
   test_workspace();
 }

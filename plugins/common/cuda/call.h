@@ -49,15 +49,6 @@ inline dyndeploy_status check_resources(const char* op, const dyndeploy_cuda_res
   return check_range(op, "resources.tf32", resources->tf32, 0, 1);
 }
 
-inline dyndeploy_status check_workspace(const char* op, const dyndeploy_cuda_resources& resources, uint64_t needed) {
-  if (resources.workspace_bytes < needed)
-    return bad_argument("%s: the workspace has %llu bytes, the query says %llu", op,
-                        static_cast<unsigned long long>(resources.workspace_bytes),
-                        static_cast<unsigned long long>(needed));
-  if (needed && !resources.workspace) return bad_argument("%s: the workspace is NULL", op);
-  return DYNDEPLOY_OK;
-}
-
 // Weights as a pack function wrote them: `needed` bytes. What is in them cannot be read here.
 inline dyndeploy_status check_packed(const char* op, const void* packed, uint64_t bytes, uint64_t needed) {
   if (!packed || reinterpret_cast<uintptr_t>(packed) % sizeof(Sixteen) || bytes != needed)
