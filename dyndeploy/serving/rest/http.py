@@ -124,18 +124,21 @@ class Protocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+            self._start(cycle, app)
         else:
             # One timer for all requests of the connection; uvicorn's own would be made anew for each.
             self._idle_since = self.loop.time()
             if self._idle_timer is None:
                 self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._idle)
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+    def _start(self, cycle: Any, app: Any) -> None:
+        """Begin with a request that has waited for earlier ones of the connection."""
         if isinstance(cycle, Inference):
             self.loop.call_soon(self._begin, cycle)  # not from within the one before: they may be many
-        else:
-            super()._start_asgi_task(cycle, app)
+            return
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def shutdown(self) -> None:
         """The server ends."""
