@@ -8,7 +8,7 @@ NATIVE := $(shell find plugins -path plugins/tests -prune -o -type f -print)
 CUDA_ARCHITECTURES ?= 80
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-asan test-emulator test-slow test-long test-gpu networks lint soak cuda-report \
+.PHONY: help demo test test-native test-asan test-checked test-emulator test-slow test-long test-gpu networks lint soak cuda-report \
   bench bench-engines bench-cpu bench-gpu bench-serve clean
 
 help:  ## list the targets
@@ -52,6 +52,9 @@ test-asan:  ## the CPU kernels under AddressSanitizer with UBSan
 
 test-native: test-asan  ## and under ThreadSanitizer
 	$(call PRESETS,tsan)
+
+test-checked:  ## the CUDA kernels on the emulated GPU, under its own checker of races and memory
+	$(call PRESETS,emulator-checked)
 
 test-emulator: export DYNDEPLOY_THOROUGH = 1
 test-emulator:  ## all shapes in all types on the emulated GPU, under AddressSanitizer with UBSan, and with its own checker
