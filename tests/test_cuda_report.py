@@ -34,10 +34,11 @@ needs_nvcc = pytest.mark.skipif(
 
 @pytest.mark.long
 @needs_nvcc
+@pytest.mark.parametrize("architecture", [80, 90])
 @pytest.mark.parametrize("operator", cuda_report.operators())
-def test_compiled_kernels(operator):
+def test_compiled_kernels(operator, architecture):
     """In one test: several processes share the tests, and each would compile anew."""
-    kernels = cuda_report.compiled(operator, 90)
+    kernels = cuda_report.compiled(operator, architecture)
     check_resources(kernels)
     check_instructions(kernels)
 

@@ -150,11 +150,11 @@ struct ChannelFilters {
   bool filter_norm, turned;                     // turned: the last tap first
 };
 
-inline constexpr int kChannelFilterThreads = 64;
+inline constexpr int kChannelFilterThreads = 64, kChannelFilterBlocks = 12;
 
 // A thread for each channel, padding among them; a row of blocks for each branch; blocks behind each other for samples.
 template <class T>
-__global__ __launch_bounds__(kChannelFilterThreads) void make_channel_filters(ChannelFilters p) {
+__global__ __launch_bounds__(kChannelFilterThreads, kChannelFilterBlocks) void make_channel_filters(ChannelFilters p) {
   const int c = static_cast<int>(blockIdx.x * kChannelFilterThreads + threadIdx.x);
   if (c >= p.padded) return;
   const int64_t n = blockIdx.z;

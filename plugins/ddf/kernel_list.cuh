@@ -30,7 +30,7 @@ auto kernels_of() {
   constexpr std::integral_constant<int, 1> kOne;
   constexpr std::integral_constant<int, 2> kTwo;
   return std::array{known<"make_channel_filters", T>(reinterpret_cast<const void*>(make_channel_filters<T>),
-                                                     kChannelFilterThreads, 0, 1),
+                                                     kChannelFilterThreads, 0, kChannelFilterBlocks),
                     channels_last(filter_channels_last<T, false, 1>, kOne),
                     channels_last(filter_channels_last<T, true, 1>, kOne),
                     channels_last(filter_channels_last<T, false, 2>, kTwo),
