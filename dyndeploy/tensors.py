@@ -240,6 +240,11 @@ def check_arrays(arrays: Mapping[str, Any], specs: Sequence[TensorSpec], dims: M
     return sizes
 
 
+def bytes_of(array: np.ndarray[Any, Any]) -> memoryview:
+    """The numbers of an array in C order, as bytes: where they lie, or of a copy where they do not lie so."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def _is_array(value: Any) -> bool:
     """Whether it has a shape and a dtype that NumPy knows (a torch.Tensor has not)."""
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from dyndeploy._remembered import Remembered
 from dyndeploy.errors import DynError
 from dyndeploy.tensors import Dim, TensorSpec, check_arrays
 
@@ -99,7 +100,7 @@ class BaseSession(ABC):
         self.inputs, self.outputs = list(inputs), list(outputs)
         self.dims: Mapping[str, Dim] = dict(dims or {})
         self._closed = False
-        self._fitted: set[Any] = set()
+        self._fitted: Remembered[Any, bool] = Remembered(_REMEMBERED)
 
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Session.run`."""
@@ -132,9 +133,7 @@ class BaseSession(ABC):
             these = None
         check_arrays(arrays, self.inputs, self.dims)
         if these is not None:
-            if len(self._fitted) >= _REMEMBERED:
-                self._fitted.clear()
-            self._fitted.add(these)
+            self._fitted[these] = True
 
     @abstractmethod
     def _run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:

@@ -94,6 +94,10 @@ class ExecutionError(RequestError):
     status, code = 500, "INTERNAL"
 
 
+#: What is told where the server itself went wrong, in a way that nobody expected.
+DEFECT = ExecutionError("The server has a defect; its log says more.")
+
+
 def as_request_error(error: DynError) -> RequestError:
     """The error itself, or one that blames the request: inputs that do not fit the model are a plain DynError."""
     if isinstance(error, RequestError):

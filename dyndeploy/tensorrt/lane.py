@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dyndeploy._remembered import Remembered
 from dyndeploy.bundle import Arrays
 from dyndeploy.cuda import CudaError, Device, Graph, Memory, View
 from dyndeploy.errors import DynError
@@ -79,7 +80,7 @@ class Lane:
         self._engine, self._device, self.statistics = engine, device, Statistics()
         self._graphs: GraphCache[_Captured] = GraphCache(graphs)
         self._staged: dict[str, _Staged] = {}
-        self._shapes: dict[tuple[Shape, ...], dict[str, Shape]] = {}
+        self._shapes: Remembered[tuple[Shape, ...], dict[str, Shape]] = Remembered(_SHAPES)
         self._unwaited = False
         self._closing: list[Callable[[], None]] = []
         try:
@@ -117,8 +118,6 @@ class Lane:
         """
         key = tuple(inputs[name] for name in self._engine.inputs)
         if key not in self._shapes:
-            if len(self._shapes) >= _SHAPES:
-                self._shapes.clear()
             self._shapes[key] = self._context.output_shapes(inputs, list(self._engine.outputs))
         return self._shapes[key]
 

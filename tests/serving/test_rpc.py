@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
-from dyndeploy.serving.rpc import messages
+from dyndeploy.serving.rpc import codec, messages
 
 DTYPES = {
     "bool": "BOOL",
@@ -244,3 +244,14 @@ def test_metadata_config_statistics_and_index(stub):
     assert [s.name for s in found] == ["linear", "echo"]
     index = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True)).models
     assert [(m.name, m.state) for m in index] == [("linear", "READY"), ("echo", "READY")]
+
+
+def test_an_output_without_dims_has_none():
+    request = linear_request(np.zeros((1, 3, 6), np.float32))
+    frame, _ = codec.Frames().read(request.SerializeToString())
+    layout = codec.Layout([], {}, ["y"], None, False)
+    encoder = codec.Codec("linear", None, {"y": "FP32"})
+    data = encoder.encode(codec.Decoded(frame, layout, {}), {"y": np.array(2.5, np.float32)})
+    answer = service_pb2.ModelInferResponse.FromString(data)
+    assert list(answer.outputs[0].shape) == []
+    assert np.frombuffer(answer.raw_output_contents[0], np.float32) == 2.5

@@ -14,6 +14,7 @@ import numpy as np
 from dyndeploy.bundle import Arrays
 from dyndeploy.errors import DynError
 from dyndeploy.runtimes import Session
+from dyndeploy.tensors import bytes_of
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Staging:
         memory, at = block.data, 0
         for array in arrays:
             end = at + array.nbytes
-            memory[at:end] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            memory[at:end] = bytes_of(array)
             at = end
         shape = (sum([len(array) for array in arrays]), *arrays[0].shape[1:])
         joined: np.ndarray[Any, Any] = block[:size].view(arrays[0].dtype).reshape(shape)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Sequence
 
+from dyndeploy._remembered import Remembered
 from dyndeploy.bundle import Arrays
 from dyndeploy.errors import DynError
 from dyndeploy.serving.errors import (
@@ -67,7 +68,7 @@ class Scheduler:
         self._inline_ns, self._alone_inline_ns = inline_ns, alone_inline_ns
         self._lonely, self._turn = True, False
         self._active: dict[Instance, list[Ticket]] = {}
-        self._costs: dict[tuple[Hashable, int], float] = {}
+        self._costs: Remembered[tuple[Hashable, int], float] = Remembered(_COSTS)
         self._planned: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -207,8 +208,6 @@ class Scheduler:
             self._plan()
 
     def _learn(self, size: tuple[Hashable, int], infer_ns: int) -> None:
-        if len(self._costs) >= _COSTS and size not in self._costs:
-            self._costs.clear()  # clients choose the sizes: what is remembered must not grow with them
         known = self._costs.get(size)
         # One slow run says that the machine was busy, several that the model is slow.
         self._costs[size] = infer_ns if known is None else min(infer_ns, 1.25 * known)

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from dyndeploy.errors import DynError
 from dyndeploy.serving.context import Context
 from dyndeploy.serving.errors import (
+    DEFECT,
     ForbiddenError,
     RequestError,
     UnavailableModelError,
@@ -29,7 +30,7 @@ from dyndeploy.serving.models.registry import Entry, refuse_parameters
 from dyndeploy.serving.protocol.metadata import MODEL_VERSION, model_config, model_metadata, server_metadata
 from dyndeploy.serving.rest.body import Head, Receive, read_body
 from dyndeploy.serving.rest.page import Page
-from dyndeploy.serving.rest.responses import DEFECT, JSON, TEXT, Exchange, Send
+from dyndeploy.serving.rest.responses import JSON, TEXT, Exchange, Send
 
 _SMALL_BODY = 64 << 10
 _log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from dyndeploy._remembered import Remembered
 from dyndeploy.bundle import Arrays, Manifest
 from dyndeploy.serving.errors import RequestError
 from dyndeploy.serving.protocol.datatypes import datatype_of
@@ -22,11 +23,9 @@ from dyndeploy.serving.protocol.tensors import (
     seconds_of,
     wanted_outputs,
 )
-from dyndeploy.tensors import TensorSpec
+from dyndeploy.tensors import TensorSpec, bytes_of
 
 _Array = np.ndarray[Any, Any]
-
-
 #: What so many different heads of requests say is remembered, and of heads up to this size: clients repeat theirs.
 _HEADS, _LARGEST_HEAD = 64, 4096
 
@@ -76,7 +75,7 @@ class Codec:
 
     def __init__(self, name: str, manifest: Manifest, datatypes: Mapping[str, str]) -> None:
         self._name, self._manifest, self._datatypes = name, manifest, datatypes
-        self._layouts: dict[bytes, Layout] = {}
+        self._layouts: Remembered[bytes, Layout] = Remembered(_HEADS)
 
     def decode(self, body: bytes | bytearray, start: int, json_length: int | None) -> Decoded:
         """Read a body.
@@ -102,8 +101,6 @@ class Codec:
             layout = self._layout(content)
             data = [tensor.get("data") for tensor in content["inputs"]]
             if head is not None and all(size is not None for _, size in layout.tensors):
-                if len(self._layouts) >= _HEADS:
-                    self._layouts.clear()
                 self._layouts[head] = layout
         arrays: Arrays = {}
         at = end
@@ -159,7 +156,7 @@ class Codec:
         parts: list[bytes | memoryview] = [head]
         for array, binary in zip(wanted, layout.outputs.values()):
             if binary and array.nbytes:
-                parts.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+                parts.append(bytes_of(array))
         return parts, len(head) if any(layout.outputs.values()) else None
 
     def _describe(self, name: str, array: _Array, binary: bool) -> dict[str, Any]:

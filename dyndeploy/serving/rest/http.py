@@ -87,17 +87,17 @@ class Protocol(HttpToolsProtocol):
             super().on_headers_complete()
             return
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        before = self.cycle
-        inference = Inference(self._infer, self, asked, dict(self.headers), keep_alive, self.expect_100_continue)
+        waits = self._pending
+        # Of many in one piece of data only the first may run at once: they would hold up the loop together.
+        prompt, self._prompt = self._prompt and not waits, False
+        headers = dict(self.headers)
+        inference = Inference(self._infer, self, asked, headers, keep_alive, self.expect_100_continue, prompt)
         self.cycle = inference  # type: ignore[assignment]
-        if before is not None and not before.response_complete:
-            inference.prompt = False
+        if waits:
             self.flow.pause_reading()
             self.pipeline.appendleft((inference, self.app))  # type: ignore[arg-type]
-            return
-        # Of many in one piece of data only the first may run at once: they would hold up the loop together.
-        inference.prompt, self._prompt = self._prompt, False
-        inference.begin()
+        else:
+            inference.begin()
 
     def on_body(self, body: bytes) -> None:
         """A piece of its body has come."""
@@ -185,6 +185,11 @@ class Protocol(HttpToolsProtocol):
 
     # Time limits, and what ends a connection.
 
+    @property
+    def _pending(self) -> bool:
+        """Whether the newest request, or one before it, has no answer yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._too_slow)
 
@@ -202,7 +207,7 @@ class Protocol(HttpToolsProtocol):
 
     def _idle(self) -> None:
         self._idle_timer = None
-        if self.pipeline or not self.cycle.response_complete:  # the end of what is on its way begins anew
+        if self._pending:  # the end of what is on its way begins anew
             return
         if self._idle_since is None:  # the rest of what was refused came later
             self._idle_since = self.loop.time()
@@ -215,8 +220,7 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, status: int, what: str) -> None:
         """Answer in the place of the application, unless its own answer has begun; and end the connection."""
         cycle: Any = self.cycle
-        pending = cycle is not None and not cycle.response_complete
-        own = pending and not isinstance(cycle, Inference)
+        own = self._pending and not isinstance(cycle, Inference)
         if not (own and cycle.response_started):
             body = orjson.dumps({"error": what})
             self.transport.write(

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import unquote
-from weakref import WeakKeyDictionary
 
 import httptools
 
 from dyndeploy.errors import DynError
 from dyndeploy.serving.context import Context
 from dyndeploy.serving.errors import (
+    DEFECT,
     ClientGoneError,
     RequestError,
     SlowClientError,
@@ -28,11 +28,12 @@ from dyndeploy.serving.errors import (
 )
 from dyndeploy.serving.journal import outcome_of
 from dyndeploy.serving.models.model import Model
+from dyndeploy.serving.models.per_model import PerModel
 from dyndeploy.serving.models.queue import Outcome, Ticket
 from dyndeploy.serving.models.statistics import Statistics
 from dyndeploy.serving.rest.body import TOO_SLOW, Body, Head
 from dyndeploy.serving.rest.codec import Codec, Decoded
-from dyndeploy.serving.rest.responses import DEFECT, JSON, Exchange
+from dyndeploy.serving.rest.responses import JSON, Exchange
 
 _BINARY = b"application/octet-stream"
 _BASE, _END = "/v2/models/", "/infer"
@@ -63,18 +64,15 @@ class Infer:
 
     Args:
         context: of the server.
+
+    Attributes:
+        context: as above.
+        codecs: what reads and writes for each model.
     """
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self._codecs: WeakKeyDictionary[Model, Codec] = WeakKeyDictionary()
-
-    def codec(self, model: Model) -> Codec:
-        """What reads and writes for a model."""
-        codec = self._codecs.get(model)
-        if codec is None:
-            codec = self._codecs[model] = Codec(model.name, model.bundle.manifest, model.datatypes)
-        return codec
+        self.codecs = PerModel(lambda model: Codec(model.name, model.bundle.manifest, model.datatypes))
 
 
 def asked_of(url: bytes) -> tuple[str, str] | None:
@@ -113,6 +111,7 @@ class Inference:
         headers: by their names in lower case.
         keep_alive: whether the connection goes on after the response.
         waits: whether the client waits for `100 Continue` before it sends the body.
+        prompt: whether it may run at once, where it is the only request.
 
     Attributes:
         keep_alive: as above; may be changed until the response is sent.
@@ -127,8 +126,10 @@ class Inference:
         headers: Mapping[bytes, bytes],
         keep_alive: bool,
         waits: bool,
+        prompt: bool,
     ) -> None:
-        self._infer, self._connection, self._asked, self._waits = infer, connection, asked, waits
+        self._infer, self._connection, self._asked = infer, connection, asked
+        self._waits, self._prompt = waits, prompt
         self._exchange = Exchange(headers)
         self._begun_ns = time.perf_counter_ns()
         self._early: list[bytes] | None = []  # what arrives before it is its turn
@@ -140,7 +141,6 @@ class Inference:
         self._request: Decoded | None = None
         self._ticket: Ticket | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.prompt = True
         self.keep_alive = keep_alive
         self.response_complete = False
 
@@ -228,11 +228,11 @@ class Inference:
     def _submit(self) -> None:
         assert self._body is not None and self._head is not None and self._model is not None
         body, head = self._body, self._head
-        request = self._infer.codec(self._model).decode(body.data, body.start, head.json_length)
+        request = self._infer.codecs.of(self._model).decode(body.data, body.start, head.json_length)
         body.data = b""  # the arrays keep what they need of it
         self._request = request
         deadline = self._infer.context.deadline(_seconds(head, request))
-        ticket = self._model.submit(request.inputs, request.layout.sizes, self._done, deadline, self.prompt)
+        ticket = self._model.submit(request.inputs, request.layout.sizes, self._done, deadline, self._prompt)
         if not self.response_complete:
             self._ticket = ticket
 
@@ -245,7 +245,7 @@ class Inference:
 
     def _answer(self, outputs: dict[str, Any]) -> None:
         assert self._model is not None and self._request is not None and self._statistics is not None
-        parts, json_length = self._infer.codec(self._model).encode(self._request, outputs)
+        parts, json_length = self._infer.codecs.of(self._model).encode(self._request, outputs)
         headers = self._exchange.reply_headers
         if json_length is None:
             kind = JSON

@@ -7,12 +7,11 @@ from typing import Any
 
 import orjson
 
-from dyndeploy.serving.errors import ExecutionError, RequestError, one_line
+from dyndeploy.serving.errors import RequestError, one_line
 from dyndeploy.serving.journal import Journal, request_id
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 JSON, TEXT = b"application/json", b"text/plain; version=0.0.4; charset=utf-8"
-DEFECT = ExecutionError("The server has a defect; its log says more.")
 
 
 async def send(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from dyndeploy._remembered import Remembered
 from dyndeploy.bundle import Arrays, Manifest
 from dyndeploy.serving.errors import RequestError
 from dyndeploy.serving.protocol.datatypes import datatype_of
@@ -27,7 +28,7 @@ from dyndeploy.serving.protocol.tensors import (
     wanted_outputs,
 )
 from dyndeploy.serving.rpc.messages import ModelInferRequest, ModelInferResponse
-from dyndeploy.tensors import Dim, TensorSpec
+from dyndeploy.tensors import Dim, TensorSpec, bytes_of
 
 _Array = np.ndarray[Any, Any]
 # The field of InferTensorContents for each datatype; FP16 and BF16 have none.
@@ -44,8 +45,6 @@ _CONTENTS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }
-
-
 # Tags of protobuf's wire format: number of the field, and that its length follows.
 _RAW_INPUT, _RAW_OUTPUT, _INFER_RESPONSE = bytes([7 << 3 | 2]), bytes([6 << 3 | 2]), bytes([2 << 3 | 2])
 #: So many requests that differ in more than the numbers are remembered, by their size and this many first bytes.
@@ -77,7 +76,7 @@ class Frames:
     """Reads requests, and remembers what they have in common."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, bytes], Frame] = {}
+        self._known: Remembered[tuple[int, bytes], Frame] = Remembered(_FRAMES)
 
     def read(self, data: bytes) -> tuple[Frame, bytes]:
         """The frame of a request.
@@ -107,8 +106,6 @@ class Frames:
             frame = _frame(message, data)
             assert frame is not None, "the last field by number is written last"
         elif frame.raw:
-            if len(self._known) >= _FRAMES:
-                self._known.clear()
             self._known[key] = frame
         return frame, data
 
@@ -180,7 +177,7 @@ class Codec:
 
     def __init__(self, name: str, manifest: Manifest, datatypes: Mapping[str, str]) -> None:
         self._name, self._manifest, self._datatypes = name, manifest, datatypes
-        self._layouts: dict[int, tuple[Frame, Layout]] = {}
+        self._layouts: Remembered[int, tuple[Frame, Layout]] = Remembered(_FRAMES)
 
     def decode(self, frame: Frame, data: bytes) -> Decoded:
         """Read a request.
@@ -198,8 +195,6 @@ class Codec:
         else:
             layout = _layout(frame, self._manifest.inputs, self._manifest.outputs, self._manifest.dims)
             if frame.raw:
-                if len(self._layouts) >= _FRAMES:
-                    self._layouts.clear()
                 self._layouts[id(frame)] = frame, layout
         arrays: Arrays = {}
         if frame.raw:
@@ -218,7 +213,7 @@ class Codec:
             outputs: what the model gave.
         """
         layout = request.layout
-        wanted = [np.ascontiguousarray(outputs[name]) for name in layout.outputs]
+        wanted = [outputs[name] for name in layout.outputs]
         shapes = [array.shape for array in wanted]
         if layout.reply is None or layout.reply[0] != shapes:
             response = ModelInferResponse(
@@ -233,7 +228,7 @@ class Codec:
         for array in wanted:
             parts += (_RAW_OUTPUT, _varint(array.nbytes))
             if array.nbytes:
-                parts.append(array.reshape(-1).view(np.uint8).data)
+                parts.append(bytes_of(array))
         return b"".join(parts)
 
 

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import grpc
 from google.protobuf import json_format  # type: ignore[import-untyped]
@@ -16,7 +15,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from dyndeploy.errors import DynError
 from dyndeploy.serving.context import Context
 from dyndeploy.serving.errors import (
-    ExecutionError,
+    DEFECT,
     ForbiddenError,
     RequestError,
     UnavailableModelError,
@@ -26,6 +25,7 @@ from dyndeploy.serving.errors import (
 from dyndeploy.serving.journal import outcome_of, request_id
 from dyndeploy.serving.metrics import model_statistics
 from dyndeploy.serving.models.model import Model
+from dyndeploy.serving.models.per_model import PerModel
 from dyndeploy.serving.models.registry import refuse_parameters
 from dyndeploy.serving.protocol.metadata import MODEL_VERSION, model_config, model_metadata, server_metadata
 from dyndeploy.serving.rpc.codec import Codec, Frame, Frames, in_stream
@@ -48,7 +48,7 @@ class Service:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._frames = Frames()
-        self._codecs: WeakKeyDictionary[Model, Codec] = WeakKeyDictionary()
+        self._codecs = PerModel(lambda model: Codec(model.name, model.bundle.manifest, model.datatypes))
 
     def handler(self) -> Any:
         """What a gRPC server is given."""
@@ -148,21 +148,16 @@ class Service:
 
     async def _run(self, model: Model, frame: Frame, data: bytes, remaining_s: float | None) -> bytes:
         context = self._context
-        context.budget.take(len(data))
+        held = sum([size for _, size in frame.raw]) or len(data)
+        context.budget.take(held)
         try:
-            codec = self._codec(model)
+            codec = self._codecs.of(model)
             decoded = codec.decode(frame, data)
             limits = [s for s in (remaining_s, decoded.layout.timeout_s) if s is not None]
             deadline = context.deadline(min(limits) if limits else None)
             return codec.encode(decoded, await model.answer(decoded.inputs, decoded.layout.sizes, deadline))
         finally:
-            context.budget.give(len(data))
-
-    def _codec(self, model: Model) -> Codec:
-        codec = self._codecs.get(model)
-        if codec is None:
-            codec = self._codecs[model] = Codec(model.name, model.bundle.manifest, model.datatypes)
-        return codec
+            context.budget.give(held)
 
     async def _stream(self, requests: AsyncIterator[bytes], call: Any) -> AsyncIterator[bytes]:
         """Answers come in the order of the requests; one that is refused does not end the stream."""
@@ -304,7 +299,7 @@ def _refusal(error: Exception) -> RequestError:
     if isinstance(error, DynError):
         return as_request_error(error)
     _log.error("defect", exc_info=error)
-    return ExecutionError("The server has a defect; its log says more.")
+    return DEFECT
 
 
 def _metadata(call: Any, key: str) -> str | None:
