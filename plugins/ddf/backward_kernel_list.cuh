@@ -27,8 +27,8 @@ void add_backward_kernels(std::vector<dyndeploy_cuda_kernel>& all) {
                                              ReduceChannels<T>::kBlocks);
   add.template operator()<"reduce_channels">(reduce_channels<T, false>, kThreads, sizeof(ReduceChannelsShared),
                                              ReduceChannels<T>::kBlocks);
-  add.template operator()<"reduce_pixels_3x3">(reduce_pixels_3x3<T, true>, kThreads, sizeof(ReducePixelsShared<T, true>),
-                                               PixelStrip<T, true>::kBlocks);
+  add.template operator()<"reduce_pixels_3x3">(reduce_pixels_3x3<T, true>, kThreads,
+                                               sizeof(ReducePixelsShared<T, true>), PixelStrip<T, true>::kBlocks);
   add.template operator()<"reduce_pixels_3x3">(reduce_pixels_3x3<T, false>, kThreads,
                                                sizeof(ReducePixelsShared<T, false>), PixelStrip<T, false>::kBlocks);
   add.template operator()<"reduce_channels_3x3">(reduce_channels_3x3<T, true>, kThreads, sizeof(ReduceChannelsShared),

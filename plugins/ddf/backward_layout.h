@@ -27,8 +27,10 @@ struct Wanted {
 
 // Floats of the pieces of the workspace, for a sample; 0: not needed.
 struct Sizes {
-  int64_t channel, turned, products;  // of all samples: the channel filters, twice; what their gradients are to the gains
-  int64_t spatial, of_spatial, parts;  // of those at a time: the spatial filters, their gradients, those of the channels'
+  // Of all samples: the channel filters, twice; what their gradients are to the gains.
+  int64_t channel, turned, products;
+  // Of those at a time: the spatial filters, their gradients, those of the channels'.
+  int64_t spatial, of_spatial, parts;
 
   Sizes(const Problem& problem, const Wanted& wanted) {
     const Window& window = problem.window;

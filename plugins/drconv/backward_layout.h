@@ -24,7 +24,10 @@ inline int64_t part_pixels() { return used_part ? used_part : kPartPixels; }
 struct Wanted {
   bool x, filters, guide, b;
   explicit Wanted(const dyndeploy_tensor* gradients)
-      : x(gradients[kX].data), filters(gradients[kFilters].data), guide(gradients[kGuide].data), b(gradients[kB].data) {}
+      : x(gradients[kX].data),
+        filters(gradients[kFilters].data),
+        guide(gradients[kGuide].data),
+        b(gradients[kB].data) {}
   bool products() const { return x || filters || guide; }
 };
 
@@ -71,10 +74,12 @@ inline dyndeploy_status check_backward_sizes(const Problem& problem, const Wante
   using cuda::divide_up;
   using cuda::kMostCount;
   DYNDEPLOY_TRY(check_sizes(problem));
-  const int64_t N = std::max<int64_t>(problem.N, 1), pixels = problem.pixels(), of_x = problem.window.H * problem.window.W;
+  const int64_t N = std::max<int64_t>(problem.N, 1), pixels = problem.pixels();
+  const int64_t of_x = problem.window.H * problem.window.W;
   const int64_t outputs = divide_up(problem.O, kFewestColumns), m = problem.regions;
   if (!fits(kMostCount, {pixels, output_vectors(problem)}) ||
-      !fits(kMostCount, {N, divide_up(pixels, cuda::kCopyPixels), divide_up(output_vectors(problem), cuda::kCopyVectors)}))
+      !fits(kMostCount,
+            {N, divide_up(pixels, cuda::kCopyPixels), divide_up(output_vectors(problem), cuda::kCopyVectors)}))
     return cuda::too_large(kOp, "numbers of Y's gradient");
   if (!fits(kMostCount, {stages(problem), stage_depth(problem)}) ||
       !fits(kMostCount, {problem.window.taps(), channel_vectors(problem), cuda::wide(problem.dtype)}))
@@ -97,8 +102,8 @@ inline dyndeploy_status check_backward_sizes(const Problem& problem, const Wante
 
 // --- memory
 
-// Samples whose sums, of so many floats each, are there at a time; and the floats of all of them. The latter never fall when
-// an extent grows.
+// Samples whose sums, of so many floats each, are there at a time; and the floats of all of them. The latter never fall
+// when an extent grows.
 struct Pass {
   int64_t samples, floats;
   Pass(const Problem& problem, int64_t of_sample) {
